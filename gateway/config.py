@@ -1,0 +1,173 @@
+"""The gateway's settings, read once from the environment: TUNESMITH_DATABASE_URL and so on. Called by `__main__`;
+everything else gets plain values."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "TUNESMITH_"
+SECRET = {"database_url", "signing_secret", "objects_url"}  # an address may carry a password
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message has a line for each, with its key, its value and what was wanted."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens. Port 0 picks a free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: object) -> Address:
+        """Reads `host:port` or `[::1]:port`."""
+        if isinstance(text, Address):
+            return text
+        host, separator, port = str(text).rpartition(":")
+        if not separator or not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("wanted HOST:PORT, such as 127.0.0.1:8080")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Listen = Annotated[Address, NoDecode, BeforeValidator(Address.parse)]
+
+
+class Settings(BaseSettings):
+    """All that can be set. Each is TUNESMITH_ and the name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    #: Tunes, assets, keys; the queue too.
+    database_url: SecretStr = Field(description="sqlite:////ABSOLUTE/FILE.db or postgresql://USER:PASSWORD@HOST/NAME")
+    #: Connections to PostgreSQL, beside the two kept for heartbeats and wake-ups.
+    database_pool_size: int = Field(default=10, ge=1, le=1000)
+    #: Pictures, checkpoints, snapshots and LoRAs.
+    objects_url: SecretStr = Field(description="file:///ABSOLUTE/FOLDER")
+    #: Signs the URLs of objects; the same for all gateways.
+    signing_secret: SecretStr = Field(description="at least 16 characters, hard to guess")
+
+    #: Where callers reach HTTP, as signed URLs will say. Unset: the address that HTTP is bound to.
+    public_url: str | None = None
+    #: HTTP/JSON API, signed URLs, dashboard.
+    http: Listen = Address("127.0.0.1", 8080)
+    #: gRPC API, for callers and trainers.
+    grpc: Listen = Address("127.0.0.1", 50051)
+    #: Prometheus. An address of its own, since it asks for no key.
+    metrics: Listen = Address("127.0.0.1", 9090)
+    #: PEM files of the gRPC server's certificate and key. Unset: plain text.
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    #: This replica's name in the log and in the trainers' table. Unset: the host's name and a random suffix.
+    gateway_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", min_length=1)
+    #: Length of a lease.
+    lease_seconds: float = Field(default=45.0, ge=1, le=3600)
+    #: Time between two beats of a trainer; at most a third of the lease.
+    heartbeat_seconds: float = Field(default=5.0, ge=0.1, le=600)
+    #: Time that open calls get to end after SIGTERM.
+    grace_seconds: float = Field(default=3.0, ge=0, le=600)
+
+    #: A TOML file of further public checkpoints; see gateway/catalogue.toml.
+    catalogue: Path | None = None
+    #: Largest picture, bytes.
+    max_picture_bytes: int = Field(default=64 * 2**20, ge=1024)
+    #: Largest checkpoint or other weights, bytes.
+    max_weights_bytes: int = Field(default=32 * 2**30, ge=1024)
+    #: Largest picture, width times height.
+    max_picture_pixels: int = Field(default=120_000_000, ge=1024)
+    #: Processes that judge uploads.
+    judges: int = Field(default=2, ge=1, le=64)
+
+    #: JSON with the bound addresses is written there once everything is served.
+    ready_file: Path | None = None
+    #: console is for people, json for machines.
+    log_format: Literal["console", "json"] = "console"
+    #: Least level that is logged.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("public_url")
+    @classmethod
+    def _whole_url(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://unset")
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+            raise ValueError("wanted http://HOST[:PORT] or https://HOST[:PORT]")
+        return url.rstrip("/") if url else None
+
+    @field_validator("objects_url")
+    @classmethod
+    def _absolute_folder(cls, url: SecretStr) -> SecretStr:
+        parts = urlsplit(url.get_secret_value())
+        if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
+            raise ValueError("wanted file:///ABSOLUTE/FOLDER")
+        return url
+
+    @field_validator("signing_secret")
+    @classmethod
+    def _long_secret(cls, secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value()) < 16:
+            raise ValueError("wanted at least 16 characters")
+        return secret
+
+    @model_validator(mode="after")
+    def _beats_fit_into_lease(self) -> Self:
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
+            raise ValueError(
+                f"{PREFIX}HEARTBEAT_SECONDS={self.heartbeat_seconds:g}: wanted at most a third of "
+                f"{PREFIX}LEASE_SECONDS={self.lease_seconds:g}, so that two lost beats cost no lease"
+            )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError(f"wanted {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY, or neither")
+        return self
+
+
+def read() -> Settings:
+    """Reads the environment.
+
+    Raises:
+        ConfigError: One or more settings are wrong or missing.
+    """
+    try:
+        return Settings()  # type: ignore[call-arg]  # the environment gives those without a default
+    except ValidationError as exc:
+        # `from None`: pydantic's own text shows the values, and one of them may be a secret.
+        raise ConfigError("\n".join(describe(error) for error in exc.errors())) from None
+
+
+def describe(error: ErrorDetails) -> str:
+    """One wrong setting as a line."""
+    if not error["loc"]:
+        return _wanted(error)
+    name = str(error["loc"][0])
+    if error["type"] == "missing":
+        return f"{PREFIX}{name.upper()} is not set: wanted {Settings.model_fields[name].description}"
+    value = "(not shown)" if name in SECRET else repr(error["input"])
+    return f"{PREFIX}{name.upper()}={value}: {_wanted(error)}"
+
+
+def _wanted(error: ErrorDetails) -> str:
+    return error["msg"].removeprefix("Value error, ")
+
+
+def misspelt(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Keys that are set and look like a misspelt setting, each with the setting. Other keys may be a trainer's."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    unknown = [key for key in environment if key.startswith(PREFIX) and key not in known]
+    matches: dict[str, list[Any]] = {key: difflib.get_close_matches(key, known, 1, cutoff=0.9) for key in unknown}
+    return {key: found[0] for key, found in matches.items() if found}

@@ -1,0 +1,99 @@
+"""Settings: what is read, and what an error says."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway import config
+from gateway.config import Address, ConfigError
+
+GOOD = {
+    "TUNESMITH_DATABASE_URL": "sqlite:////tmp/tunes.db",
+    "TUNESMITH_OBJECTS_URL": "file:///tmp/objects",
+    "TUNESMITH_SIGNING_SECRET": "0123456789abcdef",
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in GOOD.items():
+        monkeypatch.setenv(key, value)
+
+
+def test_three_settings_are_enough() -> None:
+    settings = config.read()
+
+    assert settings.http == Address("127.0.0.1", 8080)
+    assert settings.lease_seconds == 45
+    assert settings.public_url is None
+
+
+def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_PUBLIC_URL", "")
+    monkeypatch.setenv("TUNESMITH_HTTP", "")
+
+    assert config.read().http.port == 8080
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("LEASE_SECONDS", "soon", "valid number"),
+        ("HTTP", "8080", "wanted HOST:PORT"),
+        ("GRPC", "localhost:99999", "wanted HOST:PORT"),
+        ("PUBLIC_URL", "tunes.example", "wanted http"),
+        ("LOG_LEVEL", "loud", "'debug', 'info'"),
+        ("MAX_PICTURE_BYTES", "12", "greater than or equal to 1024"),
+        ("HEARTBEAT_SECONDS", "40", "a third of TUNESMITH_LEASE_SECONDS=45"),
+    ],
+)
+def test_error_names_the_key_the_value_and_what_was_wanted(
+    key: str, value: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"TUNESMITH_{key}", value)
+
+    with pytest.raises(ConfigError) as caught:
+        config.read()
+
+    message = str(caught.value)
+    assert f"TUNESMITH_{key}" in message
+    assert value in message
+    assert wanted in message
+
+
+def test_all_wrong_settings_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TUNESMITH_DATABASE_URL")
+    monkeypatch.setenv("TUNESMITH_HTTP", "nowhere")
+
+    with pytest.raises(ConfigError) as caught:
+        config.read()
+
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("TUNESMITH_DATABASE_URL is not set: wanted sqlite:")
+
+
+@pytest.mark.parametrize("key", ["SIGNING_SECRET", "OBJECTS_URL"])
+def test_secret_is_never_printed(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"TUNESMITH_{key}", "hush-hush")
+
+    with pytest.raises(ConfigError) as caught:
+        config.read()
+
+    assert f"TUNESMITH_{key}=(not shown)" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_settings_print_no_secret() -> None:
+    assert "0123456789abcdef" not in repr(config.read())
+
+
+def test_misspelt_key_is_found_and_a_trainers_is_left_alone() -> None:
+    environment = {**GOOD, "TUNESMITH_LEASE_SECOND": "9", "TUNESMITH_TRAINER_ID": "t", "TUNESMITH_DATA": "/d"}
+
+    assert config.misspelt(environment) == {"TUNESMITH_LEASE_SECOND": "TUNESMITH_LEASE_SECONDS"}
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:8080", "[::1]:50051", "gateway.example:0"])
+def test_address_is_written_as_it_was_read(text: str) -> None:
+    assert str(Address.parse(text)) == text
