@@ -1,0 +1,150 @@
+"""What Prometheus reads: one registry, the gateway's own series, and the address that serves them. Built by the server,
+which hands its `rpc` and `http` to whoever measures; knows no SQL. The stream's series are in stream_metrics.py.
+
+A scrape never waits for the database: what is counted there is read every few seconds into a snapshot, and a scrape
+gets the newest one with its time. All gateways tell the same numbers about it: take the max over them, not the sum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, Info, ProcessCollector
+from prometheus_client import start_http_server as start_scrape_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from gateway.config import Address
+
+PERIOD = 5.0  # seconds between two readings of the database
+LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class QueueSnapshot:
+    """What the database says about tunes, at one time."""
+
+    #: State, lower-case -> tunes in it that are not deleted.
+    tunes: Mapping[str, int] = field(default_factory=dict)
+    #: Engine -> queued tunes.
+    queued: Mapping[str, int] = field(default_factory=dict)
+    #: Engine -> age of its oldest queued tune, seconds.
+    oldest_seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Metrics:
+    """The registry and what is written into it. Its methods may be called from the event loop and are cheap."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        Info("tunesmith_build", "The gateway's build.", registry=self.registry).info({"version": version})
+        self._rpcs = Histogram(
+            "tunesmith_rpc_duration_seconds",
+            "Time from a call's arrival to its end, streams included.",
+            ["method", "code"],
+            buckets=LATENCY,
+            registry=self.registry,
+        )
+        self._requests = Histogram(
+            "tunesmith_http_request_duration_seconds",
+            "Time from an HTTP request's arrival to its answer's end.",
+            ["route", "method", "status"],
+            buckets=LATENCY,
+            registry=self.registry,
+        )
+        self._pictures = Counter(
+            "tunesmith_pictures_judged",
+            "Uploads judged, by the reason of their refusal; ACCEPTED for the good ones.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._snapshot: QueueSnapshot | None = None  # written by follow, read by a scrape's thread
+        self._read_at = 0.0  # seconds since the epoch; the same
+        self.registry.register(_Queue(self))
+
+    def rpc(self, method: str, code: str, seconds: float) -> None:
+        """One call has ended."""
+        self._rpcs.labels(method, code).observe(seconds)
+
+    def http(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One HTTP request has been answered. `route` is the template, so that ids make no series."""
+        self._requests.labels(route, method, str(status)).observe(seconds)
+
+    def judged(self, reason: str) -> None:
+        """One upload was judged; no reason: accepted."""
+        self._pictures.labels(reason or "ACCEPTED").inc()
+
+    async def follow(self, read: Callable[[], Awaitable[QueueSnapshot]]) -> None:
+        """Reads the database again and again until cancelled. Where that fails, the last snapshot stays."""
+        while True:
+            try:
+                snapshot = await read()
+            except Exception as exc:  # a metric is no reason to end the gateway, whatever the store throws
+                log.warning(f"The queue could not be counted: {exc}", action="queue_count_failed")
+            else:
+                self._snapshot, self._read_at = snapshot, time.time()
+            await asyncio.sleep(PERIOD)
+
+    def serve(self, address: Address) -> ScrapeServer:
+        """Starts to answer scrapes, in a thread of its own."""
+        return ScrapeServer(*start_scrape_server(address.port, address.host, self.registry))
+
+    def families(self) -> Iterator[GaugeMetricFamily]:
+        """The newest snapshot as series."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            return
+        tables = [
+            ("tunesmith_tunes", "Tunes that are not deleted, by state.", "state", snapshot.tunes),
+            ("tunesmith_queue_tunes", "Tunes that wait for a trainer, by engine.", "engine", snapshot.queued),
+            (
+                "tunesmith_queue_oldest_age_seconds",
+                "How long the oldest waiting tune of an engine has waited.",
+                "engine",
+                snapshot.oldest_seconds,
+            ),
+        ]
+        for name, text, label, values in tables:
+            family = GaugeMetricFamily(name, text, labels=[label])
+            for value, number in sorted(values.items()):
+                family.add_metric([value], number)
+            yield family
+        text = "When the database was last counted, seconds since the epoch."
+        yield GaugeMetricFamily("tunesmith_queue_read_timestamp_seconds", text, value=self._read_at)
+
+
+class _Queue(Collector):
+    """Hands a scrape the newest snapshot."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Called by the registry, in the scrape's thread."""
+        return self._metrics.families()
+
+
+class ScrapeServer:
+    """The thread that answers scrapes."""
+
+    def __init__(self, server: WSGIServer, thread: Thread) -> None:
+        self._server = server
+        self._thread = thread
+        #: The port that was bound.
+        self.port = server.server_port
+
+    def close(self) -> None:
+        """Ends it; waits for the scrape that is being answered."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,98 @@
+"""The metrics: what a scrape gets, and that it is sound Prometheus text."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import urllib.request
+
+import pytest
+
+from gateway.config import Address
+from gateway.metrics import Metrics, QueueSnapshot
+
+
+def scraped(metrics: Metrics) -> str:
+    server = metrics.serve(Address("127.0.0.1", 0))
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as answer:
+            return str(answer.read(), "utf-8")
+    finally:
+        server.close()
+
+
+async def counted(metrics: Metrics, snapshot: QueueSnapshot) -> None:
+    """Lets `follow` read one snapshot."""
+    read = asyncio.Event()
+
+    async def answer() -> QueueSnapshot:
+        if read.is_set():
+            await asyncio.Event().wait()
+        read.set()
+        return snapshot
+
+    follower = asyncio.create_task(metrics.follow(answer))
+    await read.wait()
+    await asyncio.sleep(0)
+    follower.cancel()
+
+
+async def test_scrape_tells_the_newest_snapshot_of_the_queue() -> None:
+    metrics = Metrics("1.2.3")
+    snapshot = QueueSnapshot({"queued": 3, "running": 1}, {"image/flux-dev": 3}, {"image/flux-dev": 12.5})
+
+    await counted(metrics, snapshot)
+
+    text = await asyncio.to_thread(scraped, metrics)
+    assert 'tunesmith_tunes{state="queued"} 3.0' in text
+    assert 'tunesmith_queue_tunes{engine="image/flux-dev"} 3.0' in text
+    assert 'tunesmith_queue_oldest_age_seconds{engine="image/flux-dev"} 12.5' in text
+    assert 'tunesmith_build_info{version="1.2.3"} 1.0' in text
+
+
+async def test_database_that_fails_leaves_the_last_snapshot() -> None:
+    metrics = Metrics("1")
+    await counted(metrics, QueueSnapshot({"queued": 1}, {}, {}))
+    tried = asyncio.Event()
+
+    async def fail() -> QueueSnapshot:
+        tried.set()
+        raise ConnectionError("gone")
+
+    follower = asyncio.create_task(metrics.follow(fail))
+    await tried.wait()
+    await asyncio.sleep(0)
+
+    assert not follower.done()
+    follower.cancel()
+    assert next(family.name for family in metrics.families()) == "tunesmith_tunes"
+
+
+def test_calls_and_requests_are_timed() -> None:
+    metrics = Metrics("1")
+
+    metrics.rpc("/tunesmith.v1.TuneService/GetTune", "OK", 0.003)
+    metrics.http("/v1/tune/{id}", "GET", 200, 0.004)
+    metrics.judged("")
+
+    text = scraped(metrics)
+    method = 'code="OK",method="/tunesmith.v1.TuneService/GetTune"'
+    assert f"tunesmith_rpc_duration_seconds_count{{{method}}} 1.0" in text
+    assert 'tunesmith_pictures_judged_total{reason="ACCEPTED"} 1.0' in text
+    assert 'route="/v1/tune/{id}",status="200"} 1.0' in text
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed here")
+async def test_promtool_finds_no_fault() -> None:
+    metrics = Metrics("1")
+    metrics.rpc("/tunesmith.v1.TuneService/GetTune", "OK", 0.003)
+    metrics.http("/v1/tunes", "GET", 200, 0.004)
+    metrics.judged("TRUNCATED")
+    await counted(metrics, QueueSnapshot({"queued": 1}, {"e": 1}, {"e": 0.5}))
+
+    text = await asyncio.to_thread(scraped, metrics)
+    command = ["promtool", "check", "metrics"]
+    checked = await asyncio.to_thread(subprocess.run, command, input=text, capture_output=True, text=True)
+
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
