@@ -1,0 +1,1 @@
+"""The service's own figures: training speed, latency, creation rate, footprint."""

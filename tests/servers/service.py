@@ -1,0 +1,175 @@
+"""Runs `tunesmith up` as a user would, and speaks to it over HTTP. Used by the end-to-end tests and the benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+START_LIMIT = 120.0  # seconds; a cold torch import on a busy machine takes ten
+STOP_LIMIT = 60.0  # seconds
+
+
+class Service:
+    """One `tunesmith up` on a folder.
+
+    Args:
+        folder: Its --data.
+        trainers: How many.
+        environment: Added to ours.
+        arguments: Further ones.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        trainers: int = 1,
+        environment: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.folder = folder
+        self.ready: dict[str, Any] = {}
+        self._ready_file = folder.with_name(f"{folder.name}.ready.json")
+        self._log_file = folder.with_name(f"{folder.name}.log")
+        self._environment = {**os.environ, "TUNESMITH_THREADS": "1", "OMP_NUM_THREADS": "1", **(environment or {})}
+        self._command = [
+            *(sys.executable, "-m", "gateway.cli", "up", "--data", str(folder), "--trainers", str(trainers)),
+            *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--device", "cpu"),
+            *("--ready-file", str(self._ready_file), *arguments),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Service:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self, *, wait: bool = True) -> None:
+        """Starts it, and waits until all processes are ready.
+
+        Raises:
+            RuntimeError: It ended, or was not ready in time; the message has what it said.
+        """
+        self._ready_file.unlink(missing_ok=True)
+        with self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Waits for the ready file. A file, not an event: there is no other way to hear of another process."""
+        deadline = time.monotonic() + START_LIMIT
+        while not self._ready_file.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"`tunesmith up` is not ready (exit code {self.process.poll()}):\n{self.log()}")
+            time.sleep(0.05)
+        self.reread()
+
+    def reread(self) -> None:
+        """Reads the ready file again: process ids change when something was restarted."""
+        self.ready = json.loads(self._ready_file.read_text())
+
+    def stop(self) -> int:
+        """SIGTERM, and waits for the end. Returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL: as when the power goes."""
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The `up` process."""
+        assert self._process is not None, "start() comes first"
+        return self._process
+
+    def log(self) -> str:
+        """What all processes have said so far."""
+        return self._log_file.read_text(errors="replace")
+
+    def client(self) -> Client:
+        """An HTTP caller with the API key that `up` printed."""
+        return Client(self.ready["http"], self.ready["api_key"])
+
+
+class Client(httpx.Client):
+    """An HTTP caller who does what curl would do, step by step."""
+
+    def __init__(self, base_url: str, key: str) -> None:
+        super().__init__(base_url=base_url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+
+    def upload(self, path: Path, *, name: str | None = None) -> str:
+        """Creates a file asset, puts the bytes, completes; returns the asset's id, whatever the verdict."""
+        body = {"asset_type": "file", "name": name or path.stem, "data": {"asset_type": "file"}}
+        created = self.post("/v1/assets", json=body)
+        assert created.status_code == 200, created.text
+        put = httpx.put(created.json()["transfer_api"]["put_url"], content=path.read_bytes(), timeout=60)
+        assert put.is_success, put.text
+        asset_id: str = created.json()["asset"]["id"]
+        completed = self.post(f"/v1/assets/{asset_id}/complete-upload", json={})
+        assert completed.status_code == 200, completed.text
+        return asset_id
+
+    def tune(self, name: str, files: Sequence[str], **details: Any) -> dict[str, Any]:
+        """Creates a tune on tiny-shapes; `details` overrides its defaults. Returns the Tune."""
+        response = self.post("/v1/tune", json=tune_request(name, files, **details))
+        assert response.status_code == 201, response.text
+        created: dict[str, Any] = response.json()
+        return created
+
+    def ended(self, tune_id: str, *, limit: float = 240.0) -> dict[str, Any]:
+        """Watches the tune until it has ended; returns it. The event stream ends with the tune: nothing is polled."""
+        deadline = time.monotonic() + limit
+        while True:
+            with self.stream("GET", f"/v1/tune/{tune_id}/events", headers={"Accept": "application/x-ndjson"}) as events:
+                assert events.status_code == 200
+                for _ in events.iter_lines():
+                    assert time.monotonic() < deadline, f"{tune_id} did not end within {limit} s"
+            tune: dict[str, Any] = self.get(f"/v1/tune/{tune_id}").json()
+            if tune["status"] in ("succeeded", "failed", "cancelled"):
+                return tune
+
+    def download(self, asset_id: str) -> bytes:
+        """The bytes of an asset, by its signed URL."""
+        transfer = self.get(f"/v1/assets/{asset_id}").json()["transfer_api"]
+        assert transfer["type"] == "presigned-url"
+        response = httpx.get(transfer["get_url"], timeout=60)
+        assert response.status_code == 200, response.text
+        return response.content
+
+
+def tune_request(
+    name: str, files: Sequence[str], *, continue_on_rejection: bool = False, **details: Any
+) -> dict[str, Any]:
+    """The body of POST /v1/tune for a short tune on tiny-shapes."""
+    return {
+        "name": name,
+        "continue_on_rejection": continue_on_rejection,
+        "details": {
+            "tune_type": "lora_tune",
+            "base_checkpoint": {"checkpoint_id": "tunesmith:tiny-shapes"},
+            "files": [{"file_id": file_id} for file_id in files],
+            "steps": 20,
+            "seed": 7,
+            "trigger_words": ["sks"],
+            **details,
+        },
+    }
