@@ -1,0 +1,5 @@
+"""Where bytes lie: pictures, checkpoints, snapshots, LoRAs."""
+
+from store.objects.base import Objects, Stat
+
+__all__ = ["Objects", "Stat"]

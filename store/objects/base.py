@@ -1,0 +1,78 @@
+"""The storage seam. Called by gateway/assets, sessions and http/objects; implementations beside it. Knows no rows.
+
+Keys are relative paths of [A-Za-z0-9._-] parts, such as "incoming/assets/asset_x". What is written appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What is known of an object without reading it."""
+
+    size_bytes: int
+    """Its size."""
+    modified_at: float
+    """Seconds since 1970, by the store's clock."""
+
+
+class ObjectMissing(LookupError):
+    """There is no such object."""
+
+
+class TooLarge(ValueError):
+    """The object exceeds the size that was allowed."""
+
+
+def checked(key: str) -> str:
+    """The key itself; ValueError where it is none, such as one that leaves its folder."""
+    if len(key) > 1024 or not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not an object key: it wants parts of [A-Za-z0-9._-] that do not begin with a dot")
+    return key
+
+
+class Objects(ABC):
+    """A place for bytes."""
+
+    @abstractmethod
+    async def sign_get(self, key: str, expires_seconds: float = 3600) -> str:
+        """A URL that downloads the object with no authorization header; the expiry is checked when the request starts."""
+
+    @abstractmethod
+    async def sign_put(self, key: str, expires_seconds: float = 3600) -> str:
+        """A URL that uploads the object, likewise."""
+
+    @abstractmethod
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from start to before end. ObjectMissing."""
+
+    @abstractmethod
+    async def write(self, key: str, chunks: AsyncIterable[bytes], *, max_bytes: int | None = None) -> tuple[int, str]:
+        """Writes the object, durable and whole when this returns. (size, SHA-256 hexadecimal). TooLarge past max_bytes."""
+
+    @abstractmethod
+    async def stat(self, key: str) -> int | None:
+        """Its size in bytes; None where there is none."""
+
+    @abstractmethod
+    async def hash(self, key: str) -> tuple[str, int]:
+        """(SHA-256 hexadecimal, size), streamed, off the event loop. ObjectMissing."""
+
+    @abstractmethod
+    async def move(self, source: str, destination: str) -> None:
+        """Moves the object, over what is there. Already moved by an earlier call: nothing happens. ObjectMissing."""
+
+    @abstractmethod
+    async def delete(self, key: str) -> None:
+        """Deletes the object; nothing where there is none."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> AsyncIterator[tuple[str, Stat]]:
+        """Every object whose key begins so."""
