@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
@@ -21,23 +20,12 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.config import Address
+from store.tunes import QueueStats
 
 PERIOD = 5.0  # seconds between two readings of the database
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class QueueSnapshot:
-    """What the database says about tunes, at one time."""
-
-    #: State, lower-case -> tunes in it that are not deleted.
-    tunes: Mapping[str, int] = field(default_factory=dict)
-    #: Engine -> queued tunes.
-    queued: Mapping[str, int] = field(default_factory=dict)
-    #: Engine -> age of its oldest queued tune, seconds.
-    oldest_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Metrics:
@@ -68,7 +56,7 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
-        self._snapshot: QueueSnapshot | None = None  # written by follow, read by a scrape's thread
+        self._snapshot: QueueStats | None = None  # written by follow, read by a scrape's thread
         self._read_at = 0.0  # seconds since the epoch; the same
         self.registry.register(_Queue(self))
 
@@ -84,7 +72,7 @@ class Metrics:
         """One upload was judged; no reason: accepted."""
         self._pictures.labels(reason or "ACCEPTED").inc()
 
-    async def follow(self, read: Callable[[], Awaitable[QueueSnapshot]]) -> None:
+    async def follow(self, read: Callable[[], Awaitable[QueueStats]]) -> None:
         """Reads the database again and again until cancelled. Where that fails, the last snapshot stays."""
         while True:
             try:
@@ -104,8 +92,8 @@ class Metrics:
         snapshot = self._snapshot
         if snapshot is None:
             return
-        tables = [
-            ("tunesmith_tunes", "Tunes that are not deleted, by state.", "state", snapshot.tunes),
+        tables: list[tuple[str, str, str, Mapping[str, float]]] = [
+            ("tunesmith_tunes", "Tunes that have not ended, by state.", "state", snapshot.states),
             ("tunesmith_queue_tunes", "Tunes that wait for a trainer, by engine.", "engine", snapshot.queued),
             (
                 "tunesmith_queue_oldest_age_seconds",

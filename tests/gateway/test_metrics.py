@@ -10,7 +10,8 @@ import urllib.request
 import pytest
 
 from gateway.config import Address
-from gateway.metrics import Metrics, QueueSnapshot
+from gateway.metrics import Metrics
+from store.tunes import QueueStats
 
 
 def scraped(metrics: Metrics) -> str:
@@ -22,11 +23,11 @@ def scraped(metrics: Metrics) -> str:
         server.close()
 
 
-async def counted(metrics: Metrics, snapshot: QueueSnapshot) -> None:
+async def counted(metrics: Metrics, snapshot: QueueStats) -> None:
     """Lets `follow` read one snapshot."""
     read = asyncio.Event()
 
-    async def answer() -> QueueSnapshot:
+    async def answer() -> QueueStats:
         if read.is_set():
             await asyncio.Event().wait()
         read.set()
@@ -40,7 +41,7 @@ async def counted(metrics: Metrics, snapshot: QueueSnapshot) -> None:
 
 async def test_scrape_tells_the_newest_snapshot_of_the_queue() -> None:
     metrics = Metrics("1.2.3")
-    snapshot = QueueSnapshot({"queued": 3, "running": 1}, {"image/flux-dev": 3}, {"image/flux-dev": 12.5})
+    snapshot = QueueStats({"queued": 3, "running": 1}, {"image/flux-dev": 3}, {"image/flux-dev": 12.5})
 
     await counted(metrics, snapshot)
 
@@ -53,10 +54,10 @@ async def test_scrape_tells_the_newest_snapshot_of_the_queue() -> None:
 
 async def test_database_that_fails_leaves_the_last_snapshot() -> None:
     metrics = Metrics("1")
-    await counted(metrics, QueueSnapshot({"queued": 1}, {}, {}))
+    await counted(metrics, QueueStats({"queued": 1}, {}, {}))
     tried = asyncio.Event()
 
-    async def fail() -> QueueSnapshot:
+    async def fail() -> QueueStats:
         tried.set()
         raise ConnectionError("gone")
 
@@ -89,7 +90,7 @@ async def test_promtool_finds_no_fault() -> None:
     metrics.rpc("/tunesmith.v1.TuneService/GetTune", "OK", 0.003)
     metrics.http("/v1/tunes", "GET", 200, 0.004)
     metrics.judged("TRUNCATED")
-    await counted(metrics, QueueSnapshot({"queued": 1}, {"e": 1}, {"e": 0.5}))
+    await counted(metrics, QueueStats({"queued": 1}, {"e": 1}, {"e": 0.5}))
 
     text = await asyncio.to_thread(scraped, metrics)
     command = ["promtool", "check", "metrics"]

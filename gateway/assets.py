@@ -1,0 +1,105 @@
+"""AssetService: translates a call, asks the store for one thing, translates back. Served by the server, over gRPC and
+through the HTTP shim; what becomes of an upload is in uploads.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from gateway import wire
+from gateway.interceptors import caller
+from gateway.status import Refusal, Violation, invalid
+from gateway.uploads import Uploads, incoming_key
+from store import assets
+from store.database import Database
+from store.objects import Objects
+from store.tables import Asset
+from tunesmith.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+URL_SECONDS = 3600.0  # that a signed URL lasts; its expiry is checked when a request starts
+
+
+class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
+    """See protos/tunesmith/v1/asset_service.proto for what each rpc promises."""
+
+    def __init__(self, database: Database, objects: Objects, uploads: Uploads) -> None:
+        self._database = database
+        self._objects = objects
+        self._uploads = uploads
+
+    async def CreateAsset(  # noqa: N802  - the proto's name, as all below
+        self, request: asset_service_pb2.CreateAssetRequest, context: Context
+    ) -> asset_service_pb2.CreateAssetResponse:
+        """Stores an asset that waits for its bytes."""
+        check(request)
+        row = await assets.create(self._database, wire.new_asset(request, tenant_id=caller().tenant_id))
+        return asset_service_pb2.CreateAssetResponse(
+            asset=wire.asset(row), token=row.id, transfer_api=await self._transfer(row)
+        )
+
+    async def CompleteUpload(  # noqa: N802
+        self, request: asset_service_pb2.CompleteUploadRequest, context: Context
+    ) -> asset_service_pb2.CompleteUploadResponse:
+        """Has the bytes judged."""
+        await self._uploads.complete(caller().tenant_id, request.id, skip_validation=request.skip_validation)
+        return asset_service_pb2.CompleteUploadResponse()
+
+    async def GetAsset(  # noqa: N802
+        self, request: asset_service_pb2.GetAssetRequest, context: Context
+    ) -> asset_service_pb2.GetAssetResponse:
+        """Finds one."""
+        row = await assets.find(self._database, caller().tenant_id, request.id)
+        return asset_service_pb2.GetAssetResponse(asset=wire.asset(row), transfer_api=await self._transfer(row))
+
+    async def ListAssets(  # noqa: N802
+        self, request: asset_service_pb2.ListAssetsRequest, context: Context
+    ) -> asset_service_pb2.ListAssetsResponse:
+        """Lists a page."""
+        rows, total = await assets.list_assets(self._database, caller().tenant_id, wire.asset_filter(request))
+        data = [wire.asset(row, preview_url=await self._preview(row, request.get_preview_urls)) for row in rows]
+        more = request.offset + len(rows) < total
+        return asset_service_pb2.ListAssetsResponse(data=data, has_more=more, total=total)
+
+    async def DeleteAsset(  # noqa: N802
+        self, request: asset_service_pb2.DeleteAssetRequest, context: Context
+    ) -> asset_service_pb2.DeleteAssetResponse:
+        """Deletes one."""
+        row = await assets.delete(self._database, caller().tenant_id, request.id)
+        return asset_service_pb2.DeleteAssetResponse(id=row.id, deleted_at=wire.timestamp(row.deleted_at))
+
+    async def _transfer(self, row: Asset) -> asset_pb2.TransferApi:
+        """Its bytes where they are good, a place for them where they are still to come, else nothing."""
+        if row.status == "ready" and row.object_key:
+            return wire.transfer(get_url=await self._objects.sign_get(row.object_key, URL_SECONDS))
+        if row.status == "ready_to_upload" and row.tenant_id == caller().tenant_id:
+            return wire.transfer(put_url=await self._objects.sign_put(incoming_key(row.id), URL_SECONDS))
+        return wire.transfer()
+
+    async def _preview(self, row: Asset, wanted: bool) -> str | None:
+        if not wanted or row.asset_type != "file" or row.status != "ready" or not row.object_key:
+            return None
+        return await self._objects.sign_get(row.object_key, URL_SECONDS)
+
+
+def check(request: asset_service_pb2.CreateAssetRequest) -> None:
+    """Holds the request against the rules that its descriptor cannot say.
+
+    Raises:
+        Refusal: It breaks one.
+    """
+    arm = request.data.WhichOneof("data")
+    kind = wire.word(asset_pb2.AssetType.DESCRIPTOR, "ASSET_TYPE_", request.asset_type)
+    if arm != kind:
+        told = f"is {arm!r}" if arm else "is missing"
+        raise invalid([Violation("data", f"its asset_type {told}; asset_type is {kind!r}", "ASSET_TYPE_MISMATCH")])
+    if kind != "file" and not getattr(request.data, kind).engine:
+        raise invalid([Violation(f"data.{kind}.engine", "must not be empty", "REQUIRED")])
+    if request.url or request.hf_repo:
+        sentence = "fetching by the gateway is not configured: upload the bytes to the put_url instead"
+        raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "FETCHING_NOT_CONFIGURED", sentence)
+    if request.is_public and not caller().is_operator:
+        sentence = "only the operator's tenant may publish assets"
+        raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "OPERATOR_ONLY", sentence)

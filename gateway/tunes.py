@@ -1,0 +1,158 @@
+"""TuneService: translates a call, asks the store for one thing, translates back. Served by the server, over gRPC and
+through the HTTP shim; what a caller may do was decided by the interceptors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+
+from gateway import wire
+from gateway.interceptors import caller
+from gateway.status import Refusal
+from gateway.watch import Closing, Watch
+from store import assets, events, trainers, tunes
+from store.database import Database
+from store.errors import InvalidReference, NotFound
+from store.states import TuneState
+from store.tables import Asset, Tune
+from store.tunes import NewTune
+from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+CHECKPOINT = "details.lora_tune.base_checkpoint"  # where a request names it
+
+
+class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
+    """See protos/tunesmith/v1/tune_service.proto for what each rpc promises."""
+
+    def __init__(self, database: Database, watch: Watch) -> None:
+        self._database = database
+        self._watch = watch
+
+    async def CreateTune(  # noqa: N802  - the proto's name, as all below
+        self, request: tune_service_pb2.CreateTuneRequest, context: Context
+    ) -> tune_pb2.Tune:
+        """Stores a tune, or only checks it."""
+        new = await self._new_tune(request)
+        if request.validate_only:
+            return wire.tune(await tunes.check(self._database, new))
+        submitted = await tunes.submit(self._database, new)
+        if submitted.replayed:
+            await context.send_initial_metadata((("idempotent-replay", "true"),))
+        return await self._standing(submitted.tune)
+
+    async def GetTune(  # noqa: N802
+        self, request: tune_service_pb2.GetTuneRequest, context: Context
+    ) -> tune_pb2.Tune:
+        """Finds one."""
+        return await self._standing(await tunes.find(self._database, caller().tenant_id, request.id))
+
+    async def ListTunes(  # noqa: N802
+        self, request: tune_service_pb2.ListTunesRequest, context: Context
+    ) -> tune_service_pb2.ListTunesResponse:
+        """Lists a page."""
+        rows, total = await tunes.list_tunes(self._database, caller().tenant_id, wire.tune_filter(request))
+        more = request.offset + len(rows) < total
+        return tune_service_pb2.ListTunesResponse(data=await self._standings(rows), has_more=more, total=total)
+
+    async def CancelTune(  # noqa: N802
+        self, request: tune_service_pb2.CancelTuneRequest, context: Context
+    ) -> tune_pb2.Tune:
+        """Cancels one."""
+        return await self._standing(await tunes.cancel(self._database, caller().tenant_id, request.id))
+
+    async def DeleteTune(  # noqa: N802
+        self, request: tune_service_pb2.DeleteTuneRequest, context: Context
+    ) -> Empty:
+        """Deletes one."""
+        await tunes.delete(self._database, caller().tenant_id, request.id)
+        return Empty()
+
+    async def WatchTune(  # noqa: N802
+        self, request: tune_service_pb2.WatchTuneRequest, context: Context
+    ) -> AsyncIterator[tune_pb2.TuneEvent]:
+        """Follows one."""
+        following = self._watch.follow(caller().tenant_id, request.id, request.after_id)
+        try:
+            async with aclosing(following):
+                async for row in following:
+                    yield wire.event(row)
+        except Closing as exc:
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", str(exc), retry_after_seconds=0) from exc
+
+    async def ListTuneEvents(  # noqa: N802
+        self, request: tune_service_pb2.ListTuneEventsRequest, context: Context
+    ) -> tune_service_pb2.ListTuneEventsResponse:
+        """Lists a page of one's events."""
+        await tunes.find(self._database, caller().tenant_id, request.id)
+        limit = request.limit or wire.PAGE
+        rows = await events.list_events(self._database, request.id, request.after_id, limit + 1)
+        data = [wire.event(row) for row in rows[:limit]]
+        return tune_service_pb2.ListTuneEventsResponse(data=data, has_more=len(rows) > limit)
+
+    async def _new_tune(self, request: tune_service_pb2.CreateTuneRequest) -> NewTune:
+        """The request with its checkpoint looked up.
+
+        Raises:
+            InvalidReference: The checkpoint cannot be used; files that cannot either are told with it.
+        """
+        tenant_id = caller().tenant_id
+        checkpoint, faults = await self._checkpoint(tenant_id, request.details.lora_tune.base_checkpoint)
+        new = wire.new_tune(request, tenant_id=tenant_id, checkpoint=checkpoint)
+        if not faults:
+            return new
+        try:
+            await tunes.check(self._database, new)
+        except InvalidReference as exc:
+            faults += [fault for fault in exc.violations if not fault[0].startswith(CHECKPOINT)]
+        raise InvalidReference(faults)
+
+    async def _checkpoint(
+        self, tenant_id: str, asked: tune_pb2.LoraTuneCheckpoint
+    ) -> tuple[Asset | None, list[tuple[str, str]]]:
+        """The checkpoint, and what stands against it."""
+        path = f"{CHECKPOINT}.checkpoint_id"
+        try:
+            found = await assets.find(self._database, tenant_id, asked.checkpoint_id)
+        except NotFound:
+            return None, [(path, f"there is no asset {asked.checkpoint_id!r}")]
+        if found.asset_type != "checkpoint":
+            return found, [(path, f"the asset {asked.checkpoint_id!r} is a {found.asset_type}, and not a checkpoint")]
+        if found.status != "ready":
+            return found, [(path, f"the checkpoint {asked.checkpoint_id!r} is {found.status}, and not ready")]
+        if asked.HasField("engine") and asked.engine != found.engine:
+            return found, [(f"{CHECKPOINT}.engine", f"the checkpoint's engine is {found.engine!r}")]
+        return found, []
+
+    async def _standing(self, row: Tune) -> tune_pb2.Tune:
+        return (await self._standings([row]))[0]
+
+    async def _standings(self, rows: Sequence[Tune]) -> list[tune_pb2.Tune]:
+        """The rows as messages, those that are pending with their place in the queue and the reason."""
+        queued = [row for row in rows if row.state is TuneState.QUEUED]
+        places: dict[str, int] = {}
+        if queued:
+            places = await tunes.queue_positions(self._database, queued[0].tenant_id, [row.id for row in queued])
+        needs = {(row.engine, row.memory_class) for row in queued}
+        offered = {need: await trainers.offers_engine(self._database, *need) for need in needs}
+        return [
+            wire.tune(row, queue_position=places.get(row.id), pending_reason=pending_reason(row, offered))
+            for row in rows
+        ]
+
+
+def pending_reason(row: Tune, offered: dict[tuple[str, int], bool]) -> str | None:
+    """Why a tune is still pending; None where it is not. `offered`: (engine, memory class) -> whether they are."""
+    if row.state is TuneState.ASSIGNED:
+        return "a trainer is taking it on"
+    if row.state is not TuneState.QUEUED:
+        return None
+    if offered[row.engine, row.memory_class]:
+        return "it waits for a free trainer"
+    memory = f" with {row.memory_class} GiB of memory" if row.memory_class else ""
+    return f"no connected trainer{memory} offers {row.engine}"

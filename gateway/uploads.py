@@ -1,0 +1,162 @@
+"""An upload's way from incoming/ to its final key. Called by the asset servicer; knows objects, judges and the store's
+assets, and no message.
+
+    incoming/assets/ID  --move-->  assets/ID/unjudged  --judged, hashed, moved-->  assets/ID/SHA256
+    a PUT is signed for it         none ever was, so what is judged is what is kept; a gateway that dies
+                                   on the way leaves it there, and the next CompleteUpload goes on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+
+from gateway import weights, wire
+from gateway.judges import Judges
+from gateway.metrics import Metrics
+from gateway.status import Refusal
+from store import assets
+from store.database import Database
+from store.errors import NotFound
+from store.objects import Objects
+from store.objects.base import ObjectMissing
+from store.tables import Asset
+
+AT_ONCE = 8  # uploads that are completed at a time: each copies a picture to this host's disk
+JUDGED = ("ready", "rejected")
+
+log = structlog.get_logger(__name__)
+
+
+def incoming_key(asset_id: str) -> str:
+    """Where a caller may PUT."""
+    return f"incoming/assets/{asset_id}"
+
+
+class Uploads:
+    """Completes uploads."""
+
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        judges: Judges,
+        metrics: Metrics,
+        *,
+        max_picture_bytes: int,
+        max_weights_bytes: int,
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._judges = judges
+        self._metrics = metrics
+        self._max_bytes = {"file": max_picture_bytes}
+        self._max_weights_bytes = max_weights_bytes
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        # One lock an asset that is being completed here; another gateway's attempt meets ours in the store.
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def complete(self, tenant_id: str, asset_id: str, *, skip_validation: bool = False) -> Asset:
+        """Judges what was uploaded. An asset that was judged before comes back as it is.
+
+        Raises:
+            NotFound: The tenant has no such asset.
+            Refusal: Nothing was uploaded, or too much.
+        """
+        async with self._lock(asset_id), self._turns:
+            row = await assets.find(self._database, tenant_id, asset_id)
+            if row.id != asset_id or row.tenant_id != tenant_id:
+                raise NotFound(f"there is no asset {asset_id!r}")
+            if row.status in JUDGED:
+                return row
+            staged = f"assets/{asset_id}/unjudged"
+            size_bytes = await self._stage(row, staged)
+            if row.asset_type == "file":
+                return await self._complete_picture(row, staged)
+            return await self._complete_weights(row, staged, size_bytes, skip_validation)
+
+    @contextlib.asynccontextmanager
+    async def _lock(self, asset_id: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(asset_id, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._locks.pop(asset_id, None)
+
+    async def _stage(self, row: Asset, staged: str) -> int:
+        """Moves the bytes out of every caller's reach; answers their number."""
+        with contextlib.suppress(ObjectMissing):
+            await self._objects.move(incoming_key(row.id), staged)
+        size_bytes = await self._objects.stat(staged)
+        if size_bytes is None:
+            sentence = f"nothing was uploaded for {row.id}: PUT its bytes to the put_url first"
+            raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_UPLOADED", sentence)
+        most = self._max_bytes.get(row.asset_type, self._max_weights_bytes)
+        if size_bytes > most:
+            await self._objects.delete(staged)
+            sentence = f"the upload has {size_bytes} bytes; at most {most} are allowed"
+            raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "UPLOAD_TOO_LARGE", sentence, http_status=413)
+        return size_bytes
+
+    async def _complete_picture(self, row: Asset, staged: str) -> Asset:
+        with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+            path = Path(folder, "picture")
+            await self._copy(staged, path)
+            judgement = await self._judges.judge(path)
+        self._metrics.judged(judgement.reason)
+        if not judgement.accepted:
+            return await self._reject(row, staged, judgement.reason, judgement.details)
+        data = wire.picture_data(row.data, judgement.format)
+        return await self._keep(row, staged, judgement.sha256, judgement.size_bytes, data)
+
+    async def _complete_weights(self, row: Asset, staged: str, size_bytes: int, skip_validation: bool) -> Asset:
+        data = dict(row.data)
+        if not skip_validation:
+            try:
+                found = await self._judge_weights(staged, size_bytes)
+            except weights.BadWeights as bad:
+                return await self._reject(row, staged, bad.reason, bad.details)
+            data = wire.weights_data(row.asset_type, data, found.data_type)
+        sha256, size_bytes = await self._objects.hash(staged)
+        return await self._keep(row, staged, sha256, size_bytes, data)
+
+    async def _judge_weights(self, staged: str, size_bytes: int) -> weights.Weights:
+        start = await self._read(staged, 0, weights.PREFIX)
+        length = weights.header_bytes(start, size_bytes)
+        header = await self._read(staged, weights.PREFIX, weights.PREFIX + length)
+        return await asyncio.to_thread(weights.judge, header, size_bytes)
+
+    async def _keep(self, row: Asset, staged: str, sha256: str, size_bytes: int, data: dict[str, Any]) -> Asset:
+        key = f"assets/{row.id}/{sha256}"
+        await self._objects.move(staged, key)
+        log.info(f"{row.name} is uploaded and good", action="asset_ready", asset_id=row.id, size_bytes=size_bytes)
+        return await assets.complete(
+            self._database, row.tenant_id, row.id, size_bytes=size_bytes, sha256=sha256, object_key=key, data=data
+        )
+
+    async def _reject(self, row: Asset, staged: str, reason: str, details: str) -> Asset:
+        log.info(f"{row.name} is refused: {details}", action="asset_rejected", asset_id=row.id, reason=reason)
+        rejected = await assets.reject(self._database, row.tenant_id, row.id, reason, details)
+        # After the verdict is stored: until then a repeated call must find what it is to judge.
+        await self._objects.delete(staged)
+        return rejected
+
+    async def _copy(self, key: str, path: Path) -> None:
+        file = await asyncio.to_thread(path.open, "wb")
+        try:
+            async for chunk in self._objects.read(key):
+                await asyncio.to_thread(file.write, chunk)
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def _read(self, key: str, start: int, end: int) -> bytes:
+        return b"".join([chunk async for chunk in self._objects.read(key, start, end)])
