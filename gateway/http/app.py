@@ -1,0 +1,94 @@
+"""The HTTP side of the gateway as one ASGI app. Called by server; wires the parts of this package and knows no message.
+
+Edge (request id, tidy path, log, metric, 500)
+ +- /health
+ +- /v1/objects/{key}     the local store's signed URLs
+ +- extra routes          dashboard, openapi
+ +- transcoded routes     the services' google.api.http rules
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from gateway.http import json, transcoding
+from gateway.http.edge import Edge, Recorder, answer_http_exception, answer_refusal
+from gateway.http.exchange import Answer, exchange_of
+from gateway.http.objects import route as objects_route
+from gateway.http.transcoding import Limits
+from gateway.status import Refusal
+from store.objects.local import LocalObjects
+
+__all__ = ["CHANNEL_OPTIONS", "Limits", "build"]
+
+# For the private channel between shim and server. A refusal may hold a violation for each of ten thousand files, and a
+# list of tunes may be larger than what one message usually may.
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_metadata_size", 8 * 1024 * 1024),
+    ("grpc.absolute_max_metadata_size", 8 * 1024 * 1024),
+)
+
+Health = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+async def _well() -> Mapping[str, Any]:
+    return {"status": "ok"}
+
+
+def build(
+    channel: grpc.aio.Channel,
+    services: Sequence[ServiceDescriptor],
+    *,
+    objects: LocalObjects | None = None,
+    extra_routes: Sequence[BaseRoute] = (),
+    health: Health = _well,
+    record: Recorder = lambda route, verb, status, seconds: None,
+    limits: Limits | None = None,
+) -> Starlette:
+    """Returns the app.
+
+    Args:
+        channel: To the gRPC server that serves `services`, made with CHANNEL_OPTIONS.
+        services: Whose rpcs with an HTTP rule are served.
+        objects: The local object store, whose signed URLs lead here. None: the store serves its own.
+        extra_routes: Matched before the transcoded ones.
+        health: What /health answers: 200 where its `status` is "ok", else 503.
+        record: Told of every request: (route, verb, status, seconds until the answer began).
+        limits: What one request may cost.
+    """
+    limits = limits or Limits()
+    routes: list[BaseRoute] = [Route("/health", _Health(health), methods=["GET", "HEAD"])]
+    if objects is not None:
+        routes.append(objects_route(objects, limits.upload_bytes))
+    routes += [*extra_routes, *transcoding.routes(channel, services, limits)]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Edge, record=record)],
+        exception_handlers={HTTPException: answer_http_exception, Refusal: answer_refusal},
+    )
+    app.router.redirect_slashes = False  # Edge has dropped them; a redirect would be built from the Host header
+    return app
+
+
+class _Health:
+    """Tells a load balancer whether to send requests here."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers without asking for a key."""
+        exchange_of(scope).route = "/health"
+        said = await self._health()
+        status = 200 if said.get("status") == "ok" else 503
+        await Answer(status, json.dumps(dict(said))).send(scope, send)

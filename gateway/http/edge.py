@@ -1,0 +1,119 @@
+"""The outermost layer of the HTTP side: names each request, tidies its path, measures, logs, and answers what broke.
+
+Called by app; knows no route. What it logs holds no query and no header: signed URLs and keys stand there.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import grpc
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import request_ids
+from gateway.http import errors
+from gateway.http.exchange import KEY, Answer, Disconnected, Exchange
+from gateway.status import Refusal
+
+log = structlog.get_logger()
+
+Recorder = Callable[[str, str, int, float], None]
+"""(route's template, verb, status, seconds until the answer began): one request was answered."""
+
+_SLASHES = re.compile("/{2,}")
+_SLASHES_SENT = re.compile(rb"/{2,}")
+_VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_QUIET = frozenset({"/health"})  # asked every few seconds by whoever watches us
+
+
+class Edge:
+    """ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, record: Recorder) -> None:
+        self._app = app
+        self._record = record
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        exchange = Exchange(request_ids.accepted(given))
+        scope[KEY] = exchange
+        _tidy(scope)
+        structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        started = time.perf_counter()
+        status, seconds = 0, 0.0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status, seconds
+            if message["type"] == "http.response.start":
+                status, seconds = message["status"], time.perf_counter() - started
+                message["headers"] = [*message["headers"], (b"x-request-id", exchange.request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except Disconnected:
+            status = status or 499
+        except Exception:
+            log.exception("An HTTP request failed for a fault of ours.", action="http.failed")
+            if status:
+                raise  # half an answer is out: the server must break the connection, so that it is not taken for whole
+            refusal = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "Internal error.")
+            await errors.refused(refusal, exchange.request_id).send(scope, send_named)
+        finally:
+            self._finish(scope, exchange, status, seconds or time.perf_counter() - started)
+
+    def _finish(self, scope: Scope, exchange: Exchange, status: int, seconds: float) -> None:
+        verb = scope["method"] if scope["method"] in _VERBS else "other"  # a metric's label: anybody may invent verbs
+        self._record(exchange.route, verb, status, seconds)
+        write = log.debug if exchange.route in _QUIET else log.info
+        write(
+            f"{verb} {scope['path']} was answered {status} after {seconds * 1000:.1f} ms.",
+            action="http.answered",
+            route=exchange.route,
+            status=status,
+        )
+
+
+def _tidy(scope: Scope) -> None:
+    """Collapses slashes and drops one at the end, without a redirect, which no SDK follows for a POST.
+
+    The hosted service's old SDK asks for //v1/tune.
+    """
+    sent: bytes = scope.get("raw_path") or scope["path"].encode()
+    if b"//" in sent or sent.endswith(b"/"):
+        sent = _SLASHES_SENT.sub(b"/", sent)
+        scope["path"] = _SLASHES.sub("/", scope["path"])
+        if len(sent) > 1:
+            sent, scope["path"] = sent.removesuffix(b"/"), scope["path"].removesuffix("/")
+    scope["raw_path"] = sent
+
+
+async def answer_http_exception(request: Request, error: Exception) -> Response:
+    """Answers what starlette's own routing says: no such path, not this verb."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        refusal = errors.no_route()
+    elif error.status_code == 405:
+        refusal = errors.wrong_method(headers.get("Allow", "other verbs"))
+    else:
+        refusal = Refusal(grpc.StatusCode.UNKNOWN, "HTTP_ERROR", str(error.detail), http_status=error.status_code)
+    answer = errors.refused(refusal, request.scope[KEY].request_id)
+    return Response(answer.body, answer.status, headers | dict(answer.headers), answer.media_type)
+
+
+async def answer_refusal(request: Request, error: Exception) -> Response:
+    """Answers a refusal that a route let pass."""
+    assert isinstance(error, Refusal)
+    answer: Answer = errors.refused(error, request.scope[KEY].request_id)
+    return Response(answer.body, answer.status, dict(answer.headers), answer.media_type)

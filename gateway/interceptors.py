@@ -1,0 +1,242 @@
+"""What happens around every rpc: request id, authentication, rules, errors, metrics. Called by the gRPC server.
+
+One story for all rpcs, told once by `Gatekeeper`: the HTTP shim calls the same server, so it holds for HTTP too.
+
+    request id in -> who calls? -> may they? -> is the request within the rules? -> servicer -> rich status, metric
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import structlog
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+
+from gateway import request_ids, rules, status
+from gateway.credentials import Credentials
+from gateway.status import Refusal
+from store.errors import StoreError
+from store.keys import Caller
+
+log = structlog.get_logger()
+
+# Set once an rpc, before its servicer runs, in the rpc's own task; read by servicers.
+_caller: ContextVar[Caller] = ContextVar("caller")
+_trainer_id: ContextVar[str] = ContextVar("trainer_id")
+_request_id: ContextVar[str] = ContextVar("request_id")
+
+_OPEN = ("/grpc.health.v1.", "/grpc.reflection.")  # load balancers and grpcurl come without a key
+_TRAINERS = "/tunesmith.trainer."
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Recorder = Callable[[str, str, float], None]
+"""(method, code's name, seconds): one rpc has ended."""
+
+
+def caller() -> Caller:
+    """Returns who calls the rpc that is being served. LookupError in a trainer's rpc and outside."""
+    return _caller.get()
+
+
+def trainer_id() -> str:
+    """Returns the trainer whose stream is being served. LookupError in a caller's rpc and outside."""
+    return _trainer_id.get()
+
+
+def request_id() -> str:
+    """Returns the id of the request that is being served."""
+    return _request_id.get()
+
+
+def chain(
+    *,
+    authenticate: Callable[[str], Awaitable[Caller | None]],
+    authenticate_trainer: Callable[[str], Awaitable[str | None]],
+    record: Recorder = lambda method, code, seconds: None,
+    cache_seconds: float = 5.0,
+) -> list[grpc.aio.ServerInterceptor]:
+    """Returns the server's interceptors.
+
+    Args:
+        authenticate: Whose key a secret is; None where nobody's.
+        authenticate_trainer: Which trainer a join token names; None where none.
+        record: Told of every rpc that has ended.
+        cache_seconds: How long an answer of the two is remembered: so long does a revoked key live on.
+    """
+    callers = Credentials(authenticate, cache_seconds)
+    trainers = Credentials(authenticate_trainer, cache_seconds)
+    return [Gatekeeper(callers, trainers, record)]
+
+
+class Gatekeeper(grpc.aio.ServerInterceptor):
+    """Stands around every rpc."""
+
+    def __init__(self, callers: Credentials[Caller], trainers: Credentials[str], record: Recorder) -> None:
+        self._callers = callers
+        self._trainers = trainers
+        self._record = record
+        #: Method -> (servicer's handler, ours around it): made once, not for every rpc.
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Returns the handler with ourselves around it. None, for a method that nobody serves, stays None."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if handler is None or (known is not None and known[0] is handler):
+            return handler if known is None else known[1]
+        self._wrapped[method] = (handler, self._around(handler, method))
+        return self._wrapped[method][1]
+
+    def _around(self, handler: Any, method: str) -> Handler:  # noqa: ANN401 - grpc has four kinds
+        make = {
+            (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+            (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+            (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+            (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+        }
+        factory, behaviour = make[handler.request_streaming, handler.response_streaming]
+        # A generator's rpc is served by a generator; a coroutine that writes to the context by a coroutine.
+        serve = self._stream if inspect.isasyncgenfunction(behaviour) else self._unary
+        return factory(serve(behaviour, method), handler.request_deserializer, handler.response_serializer)
+
+    def _unary(self, behaviour: Any, method: str) -> Any:  # noqa: ANN401
+        async def serve(request: Any, context: Any) -> Any:  # noqa: ANN401
+            started = time.perf_counter()
+            try:
+                await self._admit(request, context, method)
+                return await behaviour(request, context)
+            except Exception as error:  # never CancelledError: it is no Exception, and grpc wants to see it
+                await _refuse(context, error)
+            finally:
+                self._record(method, _code(context), time.perf_counter() - started)
+
+        return serve
+
+    def _stream(self, behaviour: Any, method: str) -> Any:  # noqa: ANN401
+        async def serve(request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401
+            started = time.perf_counter()
+            try:
+                await self._admit(request, context, method)
+                async for message in behaviour(request, context):
+                    yield message
+            except Exception as error:
+                await _refuse(context, error)
+            finally:
+                self._record(method, _code(context), time.perf_counter() - started)
+
+        return serve
+
+    async def _admit(self, request: Any, context: Any, method: str) -> None:  # noqa: ANN401
+        """Names the request, and refuses callers without a right and messages against the rules.
+
+        The context variables are set here, in the task that runs the servicer: it sees them.
+        """
+        metadata = dict(context.invocation_metadata() or ())
+        name = request_ids.accepted(metadata.get(request_ids.HEADER))
+        _request_id.set(name)
+        # Trailing: initial metadata can be sent only once, and belong to the servicer.
+        context.set_trailing_metadata(((request_ids.HEADER, name),))
+        structlog.contextvars.bind_contextvars(request_id=name, rpc=method)
+        if method.startswith(_OPEN):
+            return
+        if method.startswith(_TRAINERS):
+            await self._admit_trainer(metadata, context)
+            return
+        await self._admit_caller(metadata, method)
+        if isinstance(request, Message):
+            judge_only = status.JUDGE_ONLY in metadata
+            broken = rules.violations(request)
+            if broken or judge_only:
+                raise status.invalid(broken)
+
+    async def _admit_caller(self, metadata: dict[str, Any], method: str) -> None:
+        found = await self._callers.owner(_secret(metadata))
+        if found is None:
+            raise _unauthenticated("KEY_INVALID", "This API key is not valid.")
+        if not _allows(found.scopes, scope_of(method)):
+            message = f"This API key lacks the scope {scope_of(method)}."
+            raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING", message)
+        _caller.set(found)
+        structlog.contextvars.bind_contextvars(tenant_id=found.tenant_id)
+
+    async def _admit_trainer(self, metadata: dict[str, Any], context: Any) -> None:  # noqa: ANN401
+        """A join token, or over mutual TLS the certificate's common name, names the trainer."""
+        names = context.auth_context().get("x509_common_name", ())
+        if "authorization" not in metadata and names:
+            found: str | None = names[0].decode()
+        else:
+            found = await self._trainers.owner(_secret(metadata))
+        if not found:
+            raise _unauthenticated("TOKEN_INVALID", "This join token is not valid.")
+        _trainer_id.set(found)
+        structlog.contextvars.bind_contextvars(trainer_id=found)
+
+
+@cache
+def scope_of(method: str) -> str:
+    """Returns the scope that an rpc wants: `tune:read` for TuneService/GetTune, whose HTTP rule is a GET."""
+    service, _, name = method.lstrip("/").partition("/")
+    noun = service.rpartition(".")[2].removesuffix("Service").lower()
+    try:
+        described = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+    except KeyError:
+        return f"{noun}:write"
+    reads = described.GetOptions().Extensions[annotations_pb2.http].WhichOneof("pattern") == "get"
+    return f"{noun}:{'read' if reads else 'write'}"
+
+
+def _allows(scopes: frozenset[str], wanted: str) -> bool:
+    return "*" in scopes or wanted in scopes or f"{wanted.partition(':')[0]}:*" in scopes
+
+
+def _secret(metadata: dict[str, Any]) -> str:
+    scheme, _, secret = str(metadata.get("authorization", "")).partition(" ")
+    secret = secret.strip()
+    if scheme.lower() != "bearer" or not secret:
+        raise _unauthenticated("KEY_MISSING", "The header `Authorization: Bearer <key>` is missing.")
+    return secret
+
+
+def _unauthenticated(reason: str, message: str) -> Refusal:
+    return Refusal(grpc.StatusCode.UNAUTHENTICATED, reason, message)
+
+
+async def _refuse(context: Any, error: Exception) -> NoReturn:  # noqa: ANN401
+    """Ends the rpc with the rich status that the error stands for."""
+    if isinstance(error, grpc.aio.AbortError) or context.done():
+        raise error  # the servicer has ended it itself, or the caller is gone
+    if isinstance(error, Refusal):
+        refusal = error
+    elif isinstance(error, StoreError):
+        refusal = status.refusal(error)
+    else:
+        log.exception("An rpc failed for a fault of ours.", action="rpc.failed")
+        refusal = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "Internal error.")
+    name = _request_id.get("")
+    # Our own shim takes any number of violations; a native client's metadata has a bound.
+    limit_bytes = None if context.peer().startswith("unix:") else status.NATIVE_BYTES
+    details = status.rich(refusal, name, limit_bytes=limit_bytes)
+    trailing = ((status.STATUS_KEY, details.SerializeToString()), (request_ids.HEADER, name))
+    await context.abort(refusal.code, details.message, trailing_metadata=trailing)
+    raise AssertionError("abort raises")
+
+
+def _code(context: Any) -> str:  # noqa: ANN401
+    """Returns the code's name that an rpc ends with; for one that its caller has left, CANCELLED."""
+    code = context.code()
+    if context.cancelled():
+        return grpc.StatusCode.CANCELLED.name
+    return (code if isinstance(code, grpc.StatusCode) else status.code_of(code or 0)).name
