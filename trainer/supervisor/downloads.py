@@ -1,0 +1,168 @@
+"""Fetches pictures, checkpoints and snapshots into a content-addressed cache. Called by attempts; knows no tune.
+
+    cache/ab/abcdef...        one file, named by the SHA-256 of its bytes: what is there is whole and right
+    cache/incoming/           what is under way
+
+Bytes are hashed as they come and only a match gets its name, so neither a broken connection nor a lying server leaves
+anything behind. A file is fetched once, also when several tunes want it at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import structlog
+
+from trainer.supervisor.backoff import Backoff
+
+log = structlog.get_logger()
+
+PARALLEL = 8  # downloads at the same time
+CHUNK = 1 << 20  # bytes hashed and written at once, in a thread
+TRIES = 6  # with 0.5, 1, 2, 4, 8 s between them, jittered
+
+
+class DownloadFailed(Exception):
+    """A file could not be fetched."""
+
+    def __init__(self, reason: str, details: str, *, retryable: bool = True) -> None:
+        super().__init__(details)
+        self.reason = reason
+        self.details = details
+        self.retryable = retryable
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file by its content."""
+
+    name: str
+    """For people, such as "pictures/asset_01"."""
+    sha256: str
+    """Of its bytes, hexadecimal."""
+    size_bytes: int
+    """Its size; not one byte more is read."""
+    url: str
+    """A signed GET."""
+
+
+class Downloads:
+    """The cache and the way into it.
+
+    Args:
+        client: Without a base URL or credentials: signed URLs need none.
+        folder: The cache's.
+        limit_bytes: The size that `prune` cuts it down to.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, folder: Path, limit_bytes: int) -> None:
+        self._client = client
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._slots = asyncio.Semaphore(PARALLEL)
+        self._under_way: dict[str, asyncio.Lock] = {}
+
+    def startup(self) -> None:
+        """Sweeps what an earlier process left half done. Blocks."""
+        shutil.rmtree(self._folder / "incoming", ignore_errors=True)
+        (self._folder / "incoming").mkdir(parents=True)
+
+    async def fetch(self, wanted: Wanted, fresh_url: Callable[[], Awaitable[str]]) -> Path:
+        """The file's path, fetched where it is not there yet. `fresh_url` is asked when the signed URL is refused.
+
+        Raises:
+            DownloadFailed: It cannot be had, or is not what it should be.
+        """
+        async with self._alone(wanted.sha256), self._slots:
+            path = self._folder / wanted.sha256[:2] / wanted.sha256
+            if path.exists():
+                os.utime(path)  # prune goes by it
+                return path
+            await self._fetch(wanted, path, fresh_url)
+            return path
+
+    async def prune(self, keep_since: float) -> None:
+        """Deletes the least recently used files above the limit, but none used after `keep_since` (Unix time)."""
+        await asyncio.to_thread(self._prune, keep_since)
+
+    async def _fetch(self, wanted: Wanted, path: Path, fresh_url: Callable[[], Awaitable[str]]) -> None:
+        url = wanted.url
+        backoff = Backoff(first=0.5, most=10.0)
+        for attempt in range(1, TRIES + 1):
+            try:
+                return await self._fetch_once(wanted, url, path)
+            except httpx.HTTPStatusError as exc:
+                if exc.response.status_code < 500 and exc.response.status_code not in (408, 429):
+                    url = await fresh_url()  # most likely it has expired
+                problem = f"the server answered {exc.response.status_code}"
+            except httpx.HTTPError as exc:
+                problem = f"{type(exc).__name__}: {exc}"
+            except OSError as exc:
+                reason = "DISK_FULL" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else "DISK_FAULT"
+                raise DownloadFailed(reason, f"{wanted.name} cannot be stored on the trainer: {exc.strerror}") from exc
+            except _Mismatch as exc:
+                problem = str(exc)
+            log.warning("A download failed", name=wanted.name, attempt=attempt, problem=problem)
+            if attempt < TRIES:
+                await asyncio.sleep(backoff.next())
+        raise DownloadFailed("DOWNLOAD_FAILED", f"{wanted.name} could not be fetched: {problem}")
+
+    async def _fetch_once(self, wanted: Wanted, url: str, path: Path) -> None:
+        temporary = self._folder / "incoming" / f"{wanted.sha256}.{os.urandom(4).hex()}"
+        digest, size = hashlib.sha256(), 0
+        try:
+            async with self._client.stream("GET", url) as response:
+                response.raise_for_status()
+                out = await asyncio.to_thread(temporary.open, "wb")
+                with contextlib.closing(out):
+                    async for chunk in response.aiter_bytes(CHUNK):
+                        size += len(chunk)
+                        if size > wanted.size_bytes:
+                            raise _Mismatch(f"it is larger than the {wanted.size_bytes} bytes that it should have")
+                        await asyncio.to_thread(_store, out.write, digest.update, chunk)
+            if size != wanted.size_bytes or digest.hexdigest() != wanted.sha256:
+                raise _Mismatch(f"{size} bytes with SHA-256 {digest.hexdigest()} came, {wanted.sha256} was wanted")
+            path.parent.mkdir(exist_ok=True)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, sha256: str) -> AsyncIterator[None]:
+        """One fetch of the same content at a time; the second one then finds it there."""
+        lock = self._under_way.setdefault(sha256, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._under_way.pop(sha256, None)
+
+    def _prune(self, keep_since: float) -> None:
+        files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._folder.glob("??/*")]
+        excess = sum(size for _, size, _ in files) - self._limit_bytes
+        for used, size, path in sorted(files):
+            if excess <= 0 or used >= min(keep_since, time.time()):
+                return
+            path.unlink(missing_ok=True)
+            excess -= size
+            log.info("Pruned the cache", path=path.name, size_bytes=size)
+
+
+class _Mismatch(Exception):
+    """The bytes are not those that were wanted."""
+
+
+def _store(write: Callable[[bytes], object], update: Callable[[bytes], object], chunk: bytes) -> None:
+    write(chunk)
+    update(chunk)

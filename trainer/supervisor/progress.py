@@ -1,0 +1,65 @@
+"""What a tune's next Progress will say. Filled by its attempt, emptied by the session; pure.
+
+While no one takes it (no stream, back-pressure) steps collect, and when there are too many every other one goes: the
+newest wins, and the curve stays whole over an hour without a gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trainer import pipe
+from tunesmith.trainer.v1 import trainer_service_pb2 as pb
+from tunesmith.v1 import tune_pb2
+
+LIMIT = 1000  # steps in one Progress: the protocol's own limit
+
+
+class ProgressBuffer:
+    """The steps of one attempt since the last Progress."""
+
+    def __init__(self, lease: pb.Lease, steps: int) -> None:
+        self.step = 0
+        self._lease = lease
+        self._steps = steps
+        self._phase = tune_pb2.TUNE_PHASE_UNSPECIFIED
+        self._metrics: list[pb.StepMetrics] = []
+        self._changed = False
+
+    def note_phase(self, phase: tune_pb2.TunePhase.ValueType) -> None:
+        """The phase is now another."""
+        self._phase = phase
+        self._changed = True
+
+    def note_steps(self, steps: Iterable[pipe.StepLine]) -> None:
+        """Steps were made."""
+        for step in steps:
+            self.step = max(self.step, step.step)
+            self._metrics.append(
+                pb.StepMetrics(
+                    step=step.step,
+                    loss=step.loss,
+                    learning_rate=step.learning_rate,
+                    steps_per_second=step.steps_per_second,
+                )
+            )
+        if len(self._metrics) > LIMIT:
+            self._metrics = thin(self._metrics, LIMIT // 2)
+        self._changed = True
+
+    def take(self) -> pb.Progress | None:
+        """The Progress that is due; None where nothing has changed since the last."""
+        if not self._changed:
+            return None
+        progress = pb.Progress(
+            lease=self._lease, phase=self._phase, step=self.step, steps=self._steps, metrics=self._metrics
+        )
+        self._metrics = []
+        self._changed = False
+        return progress
+
+
+def thin(metrics: list[pb.StepMetrics], most: int) -> list[pb.StepMetrics]:
+    """At most so many of them, evenly, the newest among them."""
+    stride = -(-len(metrics) // most)
+    return metrics[::-1][::stride][::-1]
