@@ -1,0 +1,82 @@
+"""The child's life: Ready, then tune after tune as the supervisor says. Called by `__main__`; knows the pipe, and
+leaves what a tune does to `tune`.
+
+Two threads. The reader takes messages off the pipe and ends the process when the pipe closes, whatever the other is
+at. The main one makes tunes. Between them: a queue of Starts, and a set of attempts to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from queue import Queue
+from typing import BinaryIO
+
+from trainer import pipe
+from trainer.engine import hardware
+from trainer.engine.families import FAMILIES
+from trainer.engine.tune import Interrupted, Tune, Workshop
+from trainer.failures import Failure, failure_of
+from trainer.pipe import Broke, Ready, Resident, Start, Stop, Stopped, ToSupervisor
+
+log = logging.getLogger(__name__)
+
+
+class Child:
+    """One process's worth of tuning."""
+
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, shop: Workshop) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._shop = shop
+        self._starts: Queue[Start] = Queue()  # the reader puts, the main thread takes
+        self._stops: set[tuple[str, int]] = set()  # the reader adds; the main thread reads and removes
+
+    def serve(self) -> None:
+        """Until the pipe closes, which ends the process."""
+        threading.Thread(target=self._read, name="pipe", daemon=True).start()
+        name, memory = hardware.describe(self._shop.device)
+        self._tell(Ready(list(FAMILIES), name, memory, slots=1, threads=self._shop.threads))
+        while True:
+            self._tell_end(self._starts.get())
+
+    def _tell_end(self, start: Start) -> None:
+        attempt = start.tune_id, start.epoch
+        ended, failure = self._tuned(start, lambda: attempt in self._stops)
+        self._stops.discard(attempt)
+        self._tell(ended)
+        if failure and failure.fatal:
+            raise SystemExit(f"ends, for its device faulted: {failure.details}")
+
+    def _tuned(self, start: Start, stopping: Callable[[], bool]) -> tuple[ToSupervisor, Failure | None]:
+        try:
+            return Tune(start, self._shop, self._tell, stopping).run(), None
+        except Interrupted as told:
+            return Stopped(start.tune_id, start.epoch, told.step), None
+        except Exception as fault:
+            failure = failure_of(fault)
+            log.exception("The tune broke. action=broke tune=%s epoch=%d", start.tune_id, start.epoch)
+        # The base was whole when the tune began, and a fault may have left it otherwise. A caller's mistake cannot.
+        if failure.reason in ("INTERNAL", "OUT_OF_MEMORY"):
+            self._shop.residence.leave()
+            self._tell(Resident([], 0))
+        return Broke(start.tune_id, start.epoch, failure.reason, failure.details, failure.retryable), failure
+
+    def _read(self) -> None:
+        for line in self._incoming:
+            message = pipe.decode(line)
+            match message:
+                case Start():
+                    self._starts.put(message)
+                case Stop():
+                    self._stops.add((message.tune_id, message.epoch))
+                case _:
+                    log.warning("A message that is not for the engine was ignored. action=ignored line=%r", line[:200])
+        # At once, and past every cleanup: the other thread may be deep in a kernel, and nobody waits for it any more.
+        os._exit(0)
+
+    def _tell(self, message: ToSupervisor) -> None:
+        self._outgoing.write(pipe.encode(message))
+        self._outgoing.flush()

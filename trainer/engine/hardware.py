@@ -1,0 +1,71 @@
+"""The device and how torch is set up on it. Called by `__main__` and `tune`; knows no model."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import deterministic as filling
+
+from trainer.engine.recipe import Environment
+
+
+def device_of(wanted: str) -> torch.device:
+    """ "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: it is none of them, or not here.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {wanted!r}; auto, cpu or cuda was wanted")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, and torch finds no CUDA device here")
+    return torch.device("cuda", 0) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+
+
+def prepare(threads: int) -> None:
+    """Once a process, before anything is computed."""
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+    torch.set_flush_denormal(True)  # denormal numbers are a hundred times slower, and nothing here means them
+
+
+def describe(device: torch.device) -> tuple[str, int]:
+    """Its name and its memory in bytes."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return properties.name, properties.total_memory
+    return "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def environment(device: torch.device, threads: int) -> Environment:
+    """What the promise of same bytes is bound to, here and now."""
+    return Environment(
+        device=describe(device)[0],
+        instruction_set=torch.backends.cpu.get_cpu_capability(),
+        threads=threads,
+        attention="sdpa",
+        compiled=False,
+        torch=torch.__version__,
+        diffusers=version("diffusers"),
+        peft=version("peft"),
+    )
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Same recipe, same bytes; on a GPU at the price of some speed."""
+    # Scratch memory that is about to be overwritten need not be filled: that would cost, and change no result.
+    filling.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module, made at run time
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted
+    torch.backends.cudnn.deterministic = wanted
+
+
+def attention(deterministic: bool, device: torch.device) -> AbstractContextManager[None]:
+    """Leaves out the attention kernel whose backward pass adds up in any order, where that matters."""
+    if deterministic and device.type == "cuda":
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+    return nullcontext()

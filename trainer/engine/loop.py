@@ -1,0 +1,78 @@
+"""The training loop: yields steps, does no I/O, waits for no device. Called by `tune`, which may stop taking steps at
+any one, and begin at any one that it has the state of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from trainer.engine.families.base import Family
+from trainer.engine.lessons import Lessons
+from trainer.engine.lora import Adapter
+from trainer.engine.objective import Diffusion, losses
+from trainer.engine.randomness import bits
+from trainer.engine.recipe import Recipe
+from trainer.engine.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step. The tensors lie on the device: reading one waits for it."""
+
+    step: int
+    """1 and up."""
+    loss: Tensor
+    """0-d: weighted, mean over the step's pictures."""
+    thrown_away: Tensor
+    """0-d: 1 where the gradients were not finite and nothing was changed, else 0."""
+    learning_rate: float
+
+
+@dataclass
+class Pace:
+    """How a step is cut into passes. Eased when memory runs out: more time for less memory, and the same step."""
+
+    batch_size: int
+    """Pictures in one pass."""
+    checkpointing: bool
+    """Whether activations are computed again rather than kept."""
+
+    def ease(self) -> str | None:
+        """Takes the next rung down and says which; None where there is none left."""
+        if not self.checkpointing:
+            self.checkpointing = True
+            return "activations are now computed again rather than kept"
+        if self.batch_size > 1:
+            self.batch_size = (self.batch_size + 1) // 2
+            return f"a step is now made in passes of {self.batch_size}"
+        return None
+
+
+def train(
+    base: Family, lessons: Lessons, diffusion: Diffusion, adapter: Adapter, recipe: Recipe, pace: Pace, first: int = 0
+) -> Iterator[Step]:
+    """Steps first + 1 to recipe.steps. Given the state after step `first`, they are those of an undisturbed run."""
+    peak, shape = recipe.number("learning_rate"), recipe.word("schedule")
+    warmup, dropout = recipe.number("warmup_ratio"), recipe.number("lora_dropout")
+    # Half-precision weights meet the LoRA's fp32 ones.
+    mixed = torch.autocast(base.device.type, torch.bfloat16) if recipe.word("precision") == "bf16" else nullcontext()
+    for step in range(first, recipe.steps):
+        adapter.zero_gradients()
+        loss = torch.zeros((), device=base.device)
+        for number, lesson in enumerate(lessons.at(step, pace.batch_size)):
+            if dropout > 0:
+                torch.manual_seed(bits(recipe.seed, "dropout", step, number))  # its masks are drawn on the device
+            with mixed:
+                predict = partial(base.predict, text=lesson.text, crops=lesson.crops)
+                each = losses(predict, diffusion, lesson.x_0, lesson.t, lesson.ε)
+            part = each.sum() / recipe.batch
+            part.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss += part.detach()
+        rate = learning_rate(step, recipe.steps, peak, shape, warmup)
+        yield Step(step + 1, loss, adapter.update(rate), rate)

@@ -1,0 +1,55 @@
+"""The loss, in the papers' letters. Called by the loop; pure: draws nothing, holds no model.
+
+x_t = α_t x_0 + σ_t ε (Ho et al. 2020); v = α_t ε − σ_t x_0 (Salimans and Ho 2022); SNR(t) = α_t² / σ_t², and the
+min-SNR-γ weight (Hang et al. 2023): min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """A noise schedule of T steps and what is to be predicted in it."""
+
+    α: Tensor
+    """(T,), fp32."""
+    σ: Tensor
+    """(T,), fp32."""
+    w: Tensor
+    """(T,), fp32: weight of the squared error at each t."""
+    predicts_v: bool
+    """Otherwise ε."""
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.w)
+
+
+def diffusion(alphas_cumprod: Tensor, predicts_v: bool, γ: float, device: torch.device) -> Diffusion:
+    """The schedule of ᾱ_t (T,); γ = 0 weighs all t alike."""
+    ᾱ = alphas_cumprod.double().cpu()
+    snr = ᾱ / (1 - ᾱ)
+    best = snr.clamp(max=γ) if γ > 0 else snr + 1 if predicts_v else snr
+    w = best / (snr + 1) if predicts_v else best / snr.clamp(min=torch.finfo(torch.double).tiny)
+    α, σ, w = (x.float().to(device) for x in (ᾱ.sqrt(), (1 - ᾱ).sqrt(), w))
+    return Diffusion(α, σ, w, predicts_v)
+
+
+def losses(predict: Callable[[Tensor, Tensor], Tensor], of: Diffusion, x_0: Tensor, t: Tensor, ε: Tensor) -> Tensor:
+    """(B,): the weighted squared error of each picture's prediction. x_0, ε: (B, C, H, W); t: (B,) of int64."""
+    α, σ = of.α[t].view(-1, 1, 1, 1), of.σ[t].view(-1, 1, 1, 1)
+    x_t = α * x_0 + σ * ε
+    target = α * ε - σ * x_0 if of.predicts_v else ε
+    return of.w[t] * (predict(x_t, t).float() - target).square().mean(dim=(1, 2, 3))
+
+
+def offset(ε: Tensor, per_channel: Tensor, strength: float) -> Tensor:
+    """Noise with a mean of its own in each channel (Guttenberg 2023). per_channel: (B, C, 1, 1)."""
+    return ε + strength * per_channel
