@@ -20,7 +20,7 @@ from store.database import Database
 from store.errors import InvalidReference, NotFound
 from store.states import TuneState
 from store.tables import Asset, Tune
-from store.tunes import NewTune
+from store.tunes import NewTune, Submitted
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -38,10 +38,13 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         self, request: tune_service_pb2.CreateTuneRequest, context: Context
     ) -> tune_pb2.Tune:
         """Stores a tune, or only checks it."""
-        new = await self._new_tune(request)
+        new, faults = await self._new_tune(request)
         if request.validate_only:
-            return wire.tune(await tunes.check(self._database, new))
-        submitted = await tunes.submit(self._database, new)
+            return wire.tune_without_id(await self._check(new, faults))
+        if faults:
+            submitted = Submitted(await self._check(new, faults), replayed=True)
+        else:
+            submitted = await tunes.submit(self._database, new)
         if submitted.replayed:
             await context.send_initial_metadata((("idempotent-replay", "true"),))
         return await self._standing(submitted.tune)
@@ -95,22 +98,26 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         data = [wire.event(row) for row in rows[:limit]]
         return tune_service_pb2.ListTuneEventsResponse(data=data, has_more=len(rows) > limit)
 
-    async def _new_tune(self, request: tune_service_pb2.CreateTuneRequest) -> NewTune:
-        """The request with its checkpoint looked up.
-
-        Raises:
-            InvalidReference: The checkpoint cannot be used; files that cannot either are told with it.
-        """
+    async def _new_tune(self, request: tune_service_pb2.CreateTuneRequest) -> tuple[NewTune, list[tuple[str, str]]]:
+        """The request with its checkpoint looked up, and what stands against that."""
         tenant_id = caller().tenant_id
         checkpoint, faults = await self._checkpoint(tenant_id, request.details.lora_tune.base_checkpoint)
-        new = wire.new_tune(request, tenant_id=tenant_id, checkpoint=checkpoint)
-        if not faults:
-            return new
+        return wire.new_tune(request, tenant_id=tenant_id, checkpoint=checkpoint), faults
+
+    async def _check(self, new: NewTune, faults: list[tuple[str, str]]) -> Tune:
+        """The tune as it would be. With faults only one that this request made before: it outlives its checkpoint.
+
+        Raises:
+            InvalidReference: The faults, and with them those of the files.
+        """
         try:
-            await tunes.check(self._database, new)
+            checked = await tunes.check(self._database, new)
         except InvalidReference as exc:
-            faults += [fault for fault in exc.violations if not fault[0].startswith(CHECKPOINT)]
-        raise InvalidReference(faults)
+            others = [fault for fault in exc.violations if not faults or not fault[0].startswith(CHECKPOINT)]
+            raise InvalidReference([*faults, *others]) from exc
+        if faults and not checked.id:
+            raise InvalidReference(faults)
+        return checked
 
     async def _checkpoint(
         self, tenant_id: str, asked: tune_pb2.LoraTuneCheckpoint

@@ -71,16 +71,24 @@ class Uploads:
             Refusal: Nothing was uploaded, or too much.
         """
         async with self._lock(asset_id), self._turns:
-            row = await assets.find(self._database, tenant_id, asset_id)
-            if row.id != asset_id or row.tenant_id != tenant_id:
-                raise NotFound(f"there is no asset {asset_id!r}")
-            if row.status in JUDGED:
-                return row
-            staged = f"assets/{asset_id}/unjudged"
-            size_bytes = await self._stage(row, staged)
-            if row.asset_type == "file":
-                return await self._complete_picture(row, staged)
-            return await self._complete_weights(row, staged, size_bytes, skip_validation)
+            for last in (False, True):
+                row = await assets.find(self._database, tenant_id, asset_id)
+                if row.id != asset_id or row.tenant_id != tenant_id:
+                    raise NotFound(f"there is no asset {asset_id}")
+                if row.status in JUDGED:
+                    return row
+                try:
+                    return await self._judge(row, skip_validation)
+                except ObjectMissing:  # another gateway judges it too, and was faster: its verdict stands
+                    if last:
+                        raise
+            raise AssertionError("returned or raised")
+
+    async def _judge(self, row: Asset, skip_validation: bool) -> Asset:
+        key, size_bytes = await self._take(row)
+        if row.asset_type == "file":
+            return await self._judge_picture(row, key)
+        return await self._judge_weights(row, key, size_bytes, skip_validation)
 
     @contextlib.asynccontextmanager
     async def _lock(self, asset_id: str) -> AsyncIterator[None]:
@@ -92,62 +100,66 @@ class Uploads:
             if not lock.locked():
                 self._locks.pop(asset_id, None)
 
-    async def _stage(self, row: Asset, staged: str) -> int:
-        """Moves the bytes out of every caller's reach; answers their number."""
+    async def _take(self, row: Asset) -> tuple[str, int]:
+        """Moves the bytes out of every caller's reach; answers where they are and how many."""
+        key = f"assets/{row.id}/unjudged"
         with contextlib.suppress(ObjectMissing):
-            await self._objects.move(incoming_key(row.id), staged)
-        size_bytes = await self._objects.stat(staged)
-        if size_bytes is None:
+            await self._objects.move(incoming_key(row.id), key)
+        # A gateway may have died on the way: then they lie here already, or under their hash and only the row is late.
+        found = {there: stat.size_bytes async for there, stat in self._objects.list(f"assets/{row.id}/")}
+        if not found:
             sentence = f"nothing was uploaded for {row.id}: PUT its bytes to the put_url first"
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_UPLOADED", sentence)
+        key = key if key in found else min(found)
         most = self._max_bytes.get(row.asset_type, self._max_weights_bytes)
-        if size_bytes > most:
-            await self._objects.delete(staged)
-            sentence = f"the upload has {size_bytes} bytes; at most {most} are allowed"
+        if found[key] > most:
+            await self._objects.delete(key)
+            sentence = f"the upload has {found[key]} bytes; at most {most} are allowed"
             raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "UPLOAD_TOO_LARGE", sentence, http_status=413)
-        return size_bytes
+        return key, found[key]
 
-    async def _complete_picture(self, row: Asset, staged: str) -> Asset:
+    async def _judge_picture(self, row: Asset, key: str) -> Asset:
         with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
             path = Path(folder, "picture")
-            await self._copy(staged, path)
+            await self._copy(key, path)
             judgement = await self._judges.judge(path)
         self._metrics.judged(judgement.reason)
         if not judgement.accepted:
-            return await self._reject(row, staged, judgement.reason, judgement.details)
+            return await self._reject(row, key, judgement.reason, judgement.details)
         data = wire.picture_data(row.data, judgement.format)
-        return await self._keep(row, staged, judgement.sha256, judgement.size_bytes, data)
+        return await self._keep(row, key, judgement.sha256, judgement.size_bytes, data)
 
-    async def _complete_weights(self, row: Asset, staged: str, size_bytes: int, skip_validation: bool) -> Asset:
+    async def _judge_weights(self, row: Asset, key: str, size_bytes: int, skip_validation: bool) -> Asset:
         data = dict(row.data)
         if not skip_validation:
             try:
-                found = await self._judge_weights(staged, size_bytes)
+                found = await self._look_at_weights(key, size_bytes)
             except weights.BadWeights as bad:
-                return await self._reject(row, staged, bad.reason, bad.details)
+                return await self._reject(row, key, bad.reason, bad.details)
             data = wire.weights_data(row.asset_type, data, found.data_type)
-        sha256, size_bytes = await self._objects.hash(staged)
-        return await self._keep(row, staged, sha256, size_bytes, data)
+        sha256, size_bytes = await self._objects.hash(key)
+        return await self._keep(row, key, sha256, size_bytes, data)
 
-    async def _judge_weights(self, staged: str, size_bytes: int) -> weights.Weights:
-        start = await self._read(staged, 0, weights.PREFIX)
+    async def _look_at_weights(self, key: str, size_bytes: int) -> weights.Weights:
+        start = await self._read(key, 0, weights.PREFIX)
         length = weights.header_bytes(start, size_bytes)
-        header = await self._read(staged, weights.PREFIX, weights.PREFIX + length)
+        header = await self._read(key, weights.PREFIX, weights.PREFIX + length)
         return await asyncio.to_thread(weights.judge, header, size_bytes)
 
-    async def _keep(self, row: Asset, staged: str, sha256: str, size_bytes: int, data: dict[str, Any]) -> Asset:
-        key = f"assets/{row.id}/{sha256}"
-        await self._objects.move(staged, key)
+    async def _keep(self, row: Asset, key: str, sha256: str, size_bytes: int, data: dict[str, Any]) -> Asset:
+        final = f"assets/{row.id}/{sha256}"
+        if key != final:
+            await self._objects.move(key, final)
         log.info(f"{row.name} is uploaded and good", action="asset_ready", asset_id=row.id, size_bytes=size_bytes)
         return await assets.complete(
-            self._database, row.tenant_id, row.id, size_bytes=size_bytes, sha256=sha256, object_key=key, data=data
+            self._database, row.tenant_id, row.id, size_bytes=size_bytes, sha256=sha256, object_key=final, data=data
         )
 
-    async def _reject(self, row: Asset, staged: str, reason: str, details: str) -> Asset:
+    async def _reject(self, row: Asset, key: str, reason: str, details: str) -> Asset:
         log.info(f"{row.name} is refused: {details}", action="asset_rejected", asset_id=row.id, reason=reason)
         rejected = await assets.reject(self._database, row.tenant_id, row.id, reason, details)
         # After the verdict is stored: until then a repeated call must find what it is to judge.
-        await self._objects.delete(staged)
+        await self._objects.delete(key)
         return rejected
 
     async def _copy(self, key: str, path: Path) -> None:

@@ -68,6 +68,13 @@ def tune(row: TuneRow, *, queue_position: int | None = None, pending_reason: str
     return message
 
 
+def tune_without_id(row: TuneRow) -> tune_pb2.Tune:
+    """A tune that was checked and not stored."""
+    message = tune(row)
+    message.ClearField("id")
+    return message
+
+
 def result(row: TuneRow) -> tune_pb2.TuneResult | None:
     """How the pictures fared; None until they have been judged."""
     if row.available is None and not (row.rejected or row.unready or row.output_lora_ids):

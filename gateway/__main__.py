@@ -1,0 +1,88 @@
+"""Entry point of `tunesmith-gateway`: reads the settings, sets up the log, runs the server until SIGTERM or SIGINT.
+
+Exit codes: 0 ended as asked, 2 a setting is wrong or the database does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+import structlog
+import uvloop
+
+from gateway import config
+from gateway.config import ConfigError, Settings
+from gateway.server import Server
+from store.errors import DatabaseAway
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Runs a gateway."""
+    try:
+        settings = config.read()
+        set_up_log(settings)
+        uvloop.run(run(settings))
+    except (ConfigError, DatabaseAway) as exc:
+        print(f"tunesmith-gateway: {exc}", file=sys.stderr)
+        sys.exit(2)
+
+
+async def run(settings: Settings) -> None:
+    """Starts, serves, shuts down."""
+    for wrong, right in config.misspelt().items():
+        log.warning(f"{wrong} is set, and no setting has that name; {right} has", action="setting_unknown")
+    server = Server(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    try:
+        await server.startup()
+        await server.serve()
+    finally:
+        await server.shutdown()
+    log.info("The gateway has ended", action="gateway_ended")
+
+
+def set_up_log(settings: Settings) -> None:
+    """Each line is a sentence for people, with `action` and ids for machines, on standard error.
+
+    The libraries' own lines (uvicorn, asyncio, sqlalchemy) take the same way.
+    """
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    # Tracebacks without the frames' locals: they hold keys and signed URLs.
+    if settings.log_format == "json":
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        last: list[structlog.typing.Processor] = [
+            structlog.processors.ExceptionRenderer(tracebacks),
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ]
+    else:
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""The gateway's process: opens what it needs, serves, and closes it again. Called by `__main__`; the only place that
+wires things together.
+
+    callers --HTTP--> uvicorn, the shim --+
+                                          | a unix socket of our own
+    callers, trainers --gRPC--------------+--> one gRPC server: interceptors, services, dispatcher --> store
+    Prometheus --HTTP--> a thread of its own
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import grpc
+import structlog
+import uvicorn
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from gateway import catalogue, interceptors
+from gateway.assets import AssetService
+from gateway.config import Address, ConfigError, Settings
+from gateway.dispatch import Dispatcher
+from gateway.http import app
+from gateway.judges import Judges
+from gateway.metrics import Metrics
+from gateway.pictures import Limits
+from gateway.session import StreamSettings
+from gateway.stream_metrics import StreamMetrics
+from gateway.trainers import TrainerServicer
+from gateway.tunes import TuneService
+from gateway.uploads import Uploads
+from gateway.watch import Watch
+from store import keys, tunes
+from store.database import Database
+from store.objects import Objects
+from store.objects.local import LocalObjects
+from tunesmith.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
+from tunesmith.v1 import asset_service_pb2, asset_service_pb2_grpc, tune_service_pb2, tune_service_pb2_grpc
+
+#: protocol.md, "gRPC settings, and the traps around them". Without min_recv_ping_interval a trainer that pings every
+#: 20 s is told to go away after a minute.
+GRPC_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.so_reuseport", 0),  # with it, a second gateway on the same port would take every other call in silence
+)
+CALLER_SERVICES = (
+    tune_service_pb2.DESCRIPTOR.services_by_name["TuneService"],
+    asset_service_pb2.DESCRIPTOR.services_by_name["AssetService"],
+)
+SERVICES = (*CALLER_SERVICES, trainer_service_pb2.DESCRIPTOR.services_by_name["TrainerService"])
+
+log = structlog.get_logger(__name__)
+
+
+class Server:
+    """One gateway: startup, serve, shutdown."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics(version("tunesmith"))
+        self._stopping = asyncio.Event()  # set by stop, read by serve and health
+        self._opened = contextlib.AsyncExitStack()  # what shutdown closes, last opened first
+        self._checkpoints = catalogue.gather(settings.catalogue)
+
+    async def startup(self) -> None:
+        """Opens everything and binds every address; nothing is answered yet."""
+        settings = self._settings
+        self._http_socket = self._bind(settings.http)
+        self._http_address = Address(settings.http.host, self._http_socket.getsockname()[1])
+        self._objects = self._open_objects()
+
+        self._database = await Database.open(
+            settings.database_url.get_secret_value(), pool_size=settings.database_pool_size
+        )
+        self._opened.push_async_callback(self._database.close)
+        await self._database.migrate()
+        await catalogue.publish(self._database, self._checkpoints)
+
+        picture_limits = Limits(size_bytes=settings.max_picture_bytes, pixels=settings.max_picture_pixels)
+        self._judges = Judges(picture_limits, workers=settings.judges)
+        self._opened.push_async_callback(self._judges.close)
+        self._watch = Watch(self._database)
+        self._dispatcher = Dispatcher(
+            self._database,
+            self._objects,
+            StreamSettings(
+                gateway_id=settings.gateway_id,
+                lease_seconds=settings.lease_seconds,
+                heartbeat_seconds=settings.heartbeat_seconds,
+            ),
+            StreamMetrics(self._metrics.registry),
+        )
+
+        folder = self._opened.enter_context(tempfile.TemporaryDirectory(prefix="tunesmith-"))  # mode 0700
+        self._private = f"unix:{folder}/grpc.sock"
+        self._grpc, self._grpc_address = self._build_grpc()
+        self._channel = grpc.aio.insecure_channel(self._private, options=app.CHANNEL_OPTIONS)
+        self._opened.push_async_callback(self._channel.close)
+        self._http = self._build_http()
+        scrapes = self._metrics.serve(settings.metrics)
+        self._opened.callback(scrapes.close)
+        self._metrics_address = Address(settings.metrics.host, scrapes.port)
+
+    async def serve(self) -> None:
+        """Answers until stop is called, then until the calls that are open have ended or the grace time is over."""
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(self._watch.run(), name="watch"),
+                tasks.create_task(self._dispatcher.run(), name="dispatch"),
+                tasks.create_task(self._metrics.follow(partial(tunes.queue_stats, self._database)), name="metrics"),
+            ]
+            for service in SERVICES:
+                await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
+            await self._grpc.start()
+            http = tasks.create_task(self._http.serve(sockets=[self._http_socket]), name="http")
+            self._say_ready()
+
+            await self._stopping.wait()
+            await self._drain()
+            await http
+            for task in background:
+                task.cancel()
+
+    def stop(self) -> None:
+        """Asks serve to end. May be called from a signal handler of the loop, and more than once."""
+        self._stopping.set()
+
+    async def shutdown(self) -> None:
+        """Closes what startup has opened, also where startup has failed half-way.
+
+        Waits for the scrape that is being answered, the pictures that are being judged, and the transactions under way.
+        """
+        await self._opened.aclose()
+
+    async def _drain(self) -> None:
+        """Lets callers and trainers go."""
+        grace = self._settings.grace_seconds
+        log.info(f"The gateway ends; open calls have {grace:g} s", action="gateway_stopping")
+
+        # Load balancers see NOT_SERVING and send nothing more. Nothing to wait for.
+        await self._health.enter_graceful_shutdown()
+
+        # Watchers end with UNAVAILABLE and call another gateway. They are among the calls waited for below.
+        self._watch.close()
+
+        # Trainers are told to reconnect elsewhere. Waits until their streams have ended, at most the grace time.
+        await self._dispatcher.shutdown(grace)
+
+        # HTTP takes no more connections. The requests that are open are calls too, and waited for as such.
+        self._http.should_exit = True
+
+        # Waits for the calls that are open, at most the grace time; then they are cancelled.
+        await self._grpc.stop(grace)
+
+    def _bind(self, address: Address) -> socket.socket:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        try:
+            bound = socket.create_server((address.host, address.port), family=family, backlog=2048)
+        except OSError as exc:
+            raise ConfigError(f"TUNESMITH_HTTP={address}: {exc.strerror}") from exc
+        self._opened.callback(bound.close)
+        return bound
+
+    def _open_objects(self) -> Objects:
+        public_url = self._settings.public_url
+        if public_url is None:
+            public_url = f"http://{reachable(self._http_address)}"
+            log.info(f"TUNESMITH_PUBLIC_URL is not set: signed URLs say {public_url}", action="public_url_guessed")
+        root = Path(unquote(urlsplit(self._settings.objects_url.get_secret_value()).path))
+        return LocalObjects(root, public_url, self._settings.signing_secret.get_secret_value().encode())
+
+    def _build_grpc(self) -> tuple[grpc.aio.Server, Address]:
+        """The gRPC server with its services and its two doors."""
+        chain = interceptors.chain(
+            authenticate=partial(keys.authenticate, self._database),
+            authenticate_trainer=partial(keys.authenticate_trainer, self._database),
+            record=self._metrics.rpc,
+        )
+        server = grpc.aio.server(interceptors=chain, options=GRPC_OPTIONS)
+        uploads = Uploads(
+            self._database,
+            self._objects,
+            self._judges,
+            self._metrics,
+            max_picture_bytes=self._settings.max_picture_bytes,
+            max_weights_bytes=self._settings.max_weights_bytes,
+        )
+        assets = AssetService(self._database, self._objects, uploads)
+        tune_service_pb2_grpc.add_TuneServiceServicer_to_server(TuneService(self._database, self._watch), server)
+        asset_service_pb2_grpc.add_AssetServiceServicer_to_server(assets, server)
+        trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server(
+            TrainerServicer(self._dispatcher, interceptors.trainer_id), server
+        )
+
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [service.full_name for service in SERVICES]
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+
+        server.add_insecure_port(self._private)
+        return server, Address(self._settings.grpc.host, self._add_port(server))
+
+    def _add_port(self, server: grpc.aio.Server) -> int:
+        """Binds the public address, with TLS where it is configured."""
+        settings = self._settings
+        try:
+            if settings.tls_certificate is None or settings.tls_key is None:
+                return int(server.add_insecure_port(str(settings.grpc)))
+            pair = settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()
+            return int(server.add_secure_port(str(settings.grpc), grpc.ssl_server_credentials([pair])))
+        except RuntimeError as exc:
+            raise ConfigError(f"TUNESMITH_GRPC={settings.grpc}: cannot listen there") from exc
+        except OSError as exc:
+            raise ConfigError(f"TUNESMITH_TLS_CERTIFICATE, TUNESMITH_TLS_KEY: {exc}") from exc
+
+    def _build_http(self) -> uvicorn.Server:
+        """The HTTP server over the shim."""
+        shim = app.build(
+            self._channel, CALLER_SERVICES, objects=self._objects, health=self._say_health, record=self._metrics.http
+        )
+        return Uvicorn(
+            uvicorn.Config(
+                shim,
+                lifespan="off",
+                ws="none",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=max(round(self._settings.grace_seconds), 1),
+            )
+        )
+
+    async def _say_health(self) -> dict[str, Any]:
+        """For GET /health. The database is not asked: while it is away, it is away for every gateway."""
+        status = "stopping" if self._stopping.is_set() else "ok"
+        return {"status": status, "version": version("tunesmith"), "gateway_id": self._settings.gateway_id}
+
+    def _say_ready(self) -> None:
+        """The gRPC server has started, and connections to the other two wait in their backlogs."""
+        addresses = {
+            "http": f"http://{reachable(self._http_address)}",
+            "grpc": reachable(self._grpc_address),
+            "metrics": f"http://{reachable(self._metrics_address)}/metrics",
+        }
+        if self._settings.ready_file is not None:
+            write_atomically(self._settings.ready_file, json.dumps(addresses))
+        log.info(f"The gateway serves at {addresses['http']}", action="gateway_ready", **addresses)
+
+
+class Uvicorn(uvicorn.Server):
+    """Leaves signals to `__main__`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+def reachable(address: Address) -> str:
+    """Where this host itself reaches what is bound there."""
+    wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  - compared, not bound
+    return str(Address(wildcards.get(address.host, address.host), address.port))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Who sees the file sees all of it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
