@@ -4,12 +4,18 @@ knows nothing of their bytes (store/objects does).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from store.database import Database
-from store.tables import Asset
+from sqlalchemy import ColumnElement, Select, func, insert, or_, select, update
+
+from store import keys
+from store.database import Database, Transaction
+from store.dialect import among, now
+from store.errors import NotFound, StateForbids
+from store.ids import new_id
+from store.tables import Asset, assets, record, tenants
 
 
 @dataclass(frozen=True)
@@ -67,25 +73,112 @@ class AssetFilter:
 
 async def create(db: Database, new: NewAsset) -> Asset:
     """Makes an asset: ready_to_upload, or ready where a source is given."""
-    raise NotImplementedError
+    status = "ready_to_upload" if new.source is None else "ready"
+    values = {
+        "id": new_id("asset"),
+        "tenant_id": new.tenant_id,
+        "asset_type": new.asset_type,
+        "name": new.name,
+        "description": new.description,
+        "status": status,
+        "is_public": new.is_public,
+        "source": new.source,
+        "hf_repo": new.hf_repo,
+        "url": new.url,
+        **described(new.data),
+    }
+    async with db.write() as transaction:
+        return await insert_asset(transaction, values)
+
+
+async def insert_asset(transaction: Transaction, values: dict[str, Any]) -> Asset:
+    """Within a transaction: a new row, and what it is by default."""
+    values = {"description": "", "status_details": "", "size_bytes": 0, "is_public": False, "data": {}, **values}
+    row = (await transaction.execute(insert(assets).values(**values, created_at=now()).returning(*assets.c))).one()
+    return record(Asset, row)
 
 
 async def find(db: Database, tenant_id: str, id_or_name: str) -> Asset:
-    """The living asset of that id, name or "owner:name": the tenant's own first, else a public one; of a name the newest.
+    """The living asset of that id, name or "owner:name": the tenant's own first, else a public one; of a name the
+    newest.
 
     NotFound: none, or another tenant's that is not public.
     """
-    raise NotImplementedError
+    owner, _, name = id_or_name.rpartition(":")
+    if owner:  # names have no colon
+        query = _named(name).where(
+            assets.c.tenant_id == select(tenants.c.id).where(tenants.c.name == owner).scalar_subquery()
+        )
+    elif id_or_name.startswith("asset_"):
+        query = _LIVING.where(or_(assets.c.id == id_or_name, assets.c.name == id_or_name))
+        query = query.order_by(assets.c.id != id_or_name)
+    else:
+        query = _named(name)
+    mine = assets.c.tenant_id == tenant_id
+    newest = query.where(or_(mine, assets.c.is_public)).order_by(
+        mine.desc(), assets.c.created_at.desc(), assets.c.id.desc()
+    )
+    async with db.read() as connection:
+        row = (await connection.execute(newest.limit(1))).first()
+    if row is None:
+        raise NotFound(f"there is no asset {id_or_name}")
+    return record(Asset, row)
+
+
+_LIVING = select(assets).where(assets.c.deleted_at.is_(None))
+
+
+def _named(name: str) -> Select[Any]:
+    return _LIVING.where(assets.c.name == name)
 
 
 async def find_many(db: Database, tenant_id: str, ids: Sequence[str]) -> dict[str, Asset]:
     """By id, those of the assets that live and that the tenant may see."""
-    raise NotImplementedError
+    query = _LIVING.where(among(assets.c.id, "ids"), or_(assets.c.tenant_id == tenant_id, assets.c.is_public))
+    async with db.read() as connection:
+        return {row.id: record(Asset, row) for row in await connection.execute(query, {"ids": ids})}
 
 
 async def list_assets(db: Database, tenant_id: str, which: AssetFilter) -> tuple[list[Asset], int]:
     """A page of the assets that match, newest first, and how many match in all."""
-    raise NotImplementedError
+    matching = _LIVING.where(*_conditions(tenant_id, which))
+    lists = {
+        "types": which.asset_types,
+        "engines": which.engines,
+        "formats": which.file_formats,
+        "ids": which.asset_ids,
+    }
+    given = {name: values for name, values in lists.items() if values}
+    page = matching.order_by(assets.c.created_at.desc(), assets.c.id.desc()).offset(which.offset).limit(which.limit)
+    async with db.read() as connection:
+        total = (await connection.execute(select(func.count()).select_from(matching.subquery()), given)).scalar_one()
+        rows = (await connection.execute(page, given)).all()
+    return [record(Asset, row) for row in rows], total
+
+
+def _conditions(tenant_id: str, which: AssetFilter) -> Iterator[ColumnElement[bool]]:
+    mine = assets.c.tenant_id == tenant_id
+    if which.owner is not None:
+        yield assets.c.tenant_id == select(tenants.c.id).where(tenants.c.name == which.owner).scalar_subquery()
+        yield or_(mine, assets.c.is_public)
+    elif not which.is_public:
+        yield mine
+    if which.is_public is not None:
+        yield assets.c.is_public == which.is_public
+    if which.name is not None:
+        yield assets.c.name == which.name
+    if which.data_type is not None:
+        yield assets.c.data_type == which.data_type
+    if which.asset_types:
+        yield among(assets.c.asset_type, "types")
+    if which.engines:
+        yield among(assets.c.engine, "engines")
+    if which.engine_type is not None:
+        yield assets.c.engine.startswith(which.engine_type + "/", autoescape=True)
+    if which.file_formats:
+        yield among(assets.c.file_format, "formats")
+    if which.asset_ids:
+        yield among(assets.c.id, "ids")
 
 
 async def complete(
@@ -100,11 +193,14 @@ async def complete(
     status_details: str = "",
     status_info: dict[str, Any] | None = None,
 ) -> Asset:
-    """The upload is judged good: ready. One that is ready or rejected already comes back unchanged: the first commit wins.
+    """The upload is judged good: ready. One that is ready or rejected already comes back unchanged: the first commit
+    wins.
 
-    NotFound: no such asset of the tenant. StateForbids: it is in error.
+    NotFound: no such living asset of the tenant. StateForbids: it is in error.
     """
-    raise NotImplementedError
+    values: dict[str, Any] = {"size_bytes": size_bytes, "sha256": sha256, "object_key": object_key}
+    values |= {"status": "ready", "status_details": status_details, "status_info": status_info}
+    return await _judge(db, tenant_id, asset_id, values | (described(data) if data is not None else {}))
 
 
 async def reject(
@@ -118,16 +214,62 @@ async def reject(
     sha256: str | None = None,
 ) -> Asset:
     """The upload is judged bad: rejected, with `reason` for programs and `details` for people. Otherwise as complete()."""
-    raise NotImplementedError
+    values: dict[str, Any] = {"size_bytes": size_bytes, "sha256": sha256, "status": "rejected"}
+    return await _judge(
+        db, tenant_id, asset_id, values | {"status_details": details, "status_info": {"reason": reason}}
+    )
+
+
+async def _judge(db: Database, tenant_id: str, asset_id: str, values: dict[str, Any]) -> Asset:
+    async with db.write() as transaction:
+        asset = await _locked(transaction, tenant_id, asset_id)
+        if asset.status in ("ready", "rejected"):
+            return asset
+        if asset.status == "error":
+            raise StateForbids(f"asset {asset_id} is in error: {asset.status_details}")
+        changed = update(assets).where(assets.c.id == asset_id).values(**values).returning(*assets.c)
+        return record(Asset, (await transaction.execute(changed)).one())
 
 
 async def delete(db: Database, tenant_id: str, asset_id: str) -> Asset:
     """Hides the asset. Its row and its object stay for tunes that read it. NotFound: none of the tenant's that lives."""
-    raise NotImplementedError
+    async with db.write() as transaction:
+        await _locked(transaction, tenant_id, asset_id)
+        gone = update(assets).where(assets.c.id == asset_id).values(status="deleted", deleted_at=now())
+        return record(Asset, (await transaction.execute(gone.returning(*assets.c))).one())
+
+
+async def _locked(transaction: Transaction, tenant_id: str, asset_id: str) -> Asset:
+    """The tenant's living asset, its row locked against a second judge."""
+    query = _LIVING.where(assets.c.id == asset_id, assets.c.tenant_id == tenant_id).with_for_update(key_share=True)
+    row = (await transaction.execute(query)).first()
+    if row is None:
+        raise NotFound(f"there is no asset {asset_id}")
+    return record(Asset, row)
 
 
 async def publish(
     db: Database, owner_name: str, name: str, engine: str, source: dict[str, Any], data: dict[str, Any] | None = None
 ) -> Asset:
     """Makes or mends a public checkpoint of the catalogue; ready. Safe to repeat, and where two gateways start at once."""
-    raise NotImplementedError
+    columns = described({**(data or {}), "engine": engine})
+    async with db.write() as transaction:
+        owner, _ = await keys.tenant_named(transaction, owner_name)  # its row's lock keeps a second gateway out
+        mine = _named(name).where(assets.c.tenant_id == owner.id, assets.c.asset_type == "checkpoint")
+        known = (await transaction.execute(mine.where(assets.c.is_public).limit(1))).first()
+        if known is None:
+            values: dict[str, Any] = {
+                "id": new_id("asset"),
+                "tenant_id": owner.id,
+                "asset_type": "checkpoint",
+                "name": name,
+            }
+            values |= {"status": "ready", "is_public": True, "source": source, "hf_repo": source.get("hugging_face")}
+            return await insert_asset(transaction, values | columns)
+        mended = update(assets).where(assets.c.id == known.id).values(source=source, status="ready", **columns)
+        return record(Asset, (await transaction.execute(mended.returning(*assets.c))).one())
+
+
+def described(data: dict[str, Any]) -> dict[str, Any]:
+    """The data, and the columns that repeat what of it is filtered by."""
+    return {"data": data, **{name: data.get(name) for name in ("engine", "data_type", "file_format")}}

@@ -1,17 +1,50 @@
-"""Opens a database from a URL and hands out transactions. Called by gateway/server, which opens and closes it, and by every
-module of the store, which takes it first; knows no tables.
+"""Opens a database from a URL and hands out transactions. Called by gateway/server, which opens and closes it, and by
+every module of the store, which takes it first; knows no tables.
+
+    callers ---read()---> turns -> reading connections
+            ---write()--> turns -> writing connections     one on SQLite: it has one writer at a time anyway
+    beats   ---beat()---> turns -> a connection of their own; on SQLite the writer, ahead of all others
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Executable
-from sqlalchemy.engine import CursorResult
-from sqlalchemy.ext.asyncio import AsyncConnection
+import psycopg
+from sqlalchemy import URL, Executable, event, make_url, text
+from sqlalchemy import exc as sqlalchemy_errors
+from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from store import migrations
+from store.errors import DatabaseAway
+from store.groups import GroupCommit
+from store.turns import Turns
 from store.wakeups.base import Topic, Wakeups
+from store.wakeups.local import LocalWakeups
+from store.wakeups.postgres import PostgresWakeups
+
+BUSY_LIMIT = 10.0  # seconds that a write waits on SQLite for another process's, such as the command line's
+POOL_LIMIT = 10.0  # seconds; never met, since callers wait for their turn before they ask the pool
+#: A half-open connection is found out within 20 s; a statement that hangs is ended by the server.
+POSTGRESQL = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 
 class Transaction:
@@ -22,7 +55,7 @@ class Transaction:
         #: Published after the commit, never inside it.
         self.wakeups: list[tuple[Topic, str]] = []
 
-    async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
+    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[Any]:
         """Executes one statement, or one with many rows of parameters."""
         return await self.connection.execute(statement, parameters)
 
@@ -32,9 +65,22 @@ class Transaction:
 
 
 class Database:
-    """An open database. Make it with `await Database.open(url)`."""
+    """An open database. Made by `await Database.open(url)`."""
 
-    wakeups: Wakeups
+    def __init__(self, reader: AsyncEngine, writer: AsyncEngine, beater: AsyncEngine, wakeups: Wakeups) -> None:
+        self.wakeups = wakeups
+        #: Seconds that SQLite's clock is moved by; see move_clock().
+        self._moved = 0.0
+        self._reader = reader
+        self._writer = writer
+        self._beater = beater
+        self._groups: dict[object, GroupCommit[Any, Any, Transaction]] = {}
+        reads, writes = _connections(reader), _connections(writer)
+        if reader is writer:  # one pool for both: half of it each, so that neither starves the other
+            reads, writes = writes - writes // 2, writes // 2
+        self._reads = Turns(reads)
+        self._writes = Turns(writes)
+        self._beats = self._writes if beater is writer else Turns(_connections(beater))
 
     @classmethod
     async def open(cls, url: str, *, pool_size: int = 10, wakeups: bool = True) -> Database:
@@ -43,26 +89,168 @@ class Database:
         `wakeups` False: this process neither tells others nor hears of them (command-line tools).
         ValueError: another scheme. DatabaseAway: it does not answer.
         """
-        raise NotImplementedError
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+        if backend == "sqlite":
+            database = _open_sqlite(parsed, pool_size)
+        elif backend == "postgresql":
+            database = _open_postgresql(parsed, max(pool_size, 2), wakeups=wakeups)
+        else:
+            raise ValueError(f"the database URL begins with {backend!r}; wanted sqlite:////path or postgresql://...")
+        with _away():
+            async with database.read() as connection:
+                await connection.execute(text("SELECT 1"))
+        await database.wakeups.start()
+        return database
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether one gateway is all that may use it."""
+        return self._writer.dialect.name == "sqlite"
 
     async def migrate(self) -> None:
         """Brings the tables to the newest version; one process at a time does, the others wait."""
-        raise NotImplementedError
+        async with self.write() as transaction:
+            if not self.is_sqlite:  # BEGIN IMMEDIATE is lock enough there; here it ends with the transaction
+                await transaction.execute(text("SELECT pg_advisory_xact_lock(hashtext('tunesmith.migrate'))"))
+                await transaction.execute(text("SET LOCAL statement_timeout = 0"))
+            await transaction.connection.run_sync(migrations.upgrade)
 
-    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading; each statement sees what was committed before it."""
-        raise NotImplementedError
+        async with self._reads.turn():
+            with _away():
+                async with self._reader.connect() as connection:
+                    yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
-    def write(self) -> AbstractAsyncContextManager[Transaction]:
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Transaction]:
         """A transaction, committed at the end. Waits its turn before it takes a connection."""
-        raise NotImplementedError
+        async with self._writes.turn():
+            transaction = None
+            with _away():
+                async with self._writer.begin() as connection:
+                    transaction = Transaction(connection)
+                    yield transaction
+        self._publish(transaction)
 
-    def beat(self) -> AbstractAsyncContextManager[Transaction]:
-        """As write(), by a connection of its own and ahead of all writes: heartbeats and fences, so that a burst of callers
-        never costs a lease.
+    @asynccontextmanager
+    async def beat(self) -> AsyncIterator[Transaction]:
+        """As write(), by a connection of its own and ahead of all writes: heartbeats and fences, so that a burst of
+        callers never costs a lease.
         """
-        raise NotImplementedError
+        async with self._beats.turn(urgent=True):
+            transaction = None
+            with _away():
+                async with self._beater.begin() as connection:
+                    transaction = Transaction(connection)
+                    yield transaction
+        self._publish(transaction)
+
+    def group(
+        self, work: Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
+    ) -> GroupCommit[Item, Result, Transaction]:
+        """The group in which `work`'s items are committed together (see groups.py); one for each function."""
+        if work not in self._groups:
+            self._groups[work] = GroupCommit(self.write, work)
+        return cast("GroupCommit[Item, Result, Transaction]", self._groups[work])
 
     async def close(self) -> None:
-        """Waits for the transactions under way, then closes every connection."""
-        raise NotImplementedError
+        """Waits for the groups under way, then ends the wake-ups, then closes every connection."""
+        for group in self._groups.values():
+            await group.close()
+        await self.wakeups.close()
+        for engine in {id(engine): engine for engine in (self._reader, self._writer, self._beater)}.values():
+            await engine.dispose()
+
+    async def move_clock(self, seconds: float) -> None:
+        """Moves the one clock that decides, on PostgreSQL for every process. For tests."""
+        self._moved += seconds
+        if not self.is_sqlite:
+            async with self.write() as transaction:
+                await transaction.execute(text(migrations.clock(self._moved)))
+
+    def sqlite_now(self) -> int:
+        """SQLite's clock, microseconds since 1970: called by SQL as tunesmith_now()."""
+        return int((time.time() + self._moved) * 1e6)
+
+    def _publish(self, transaction: Transaction | None) -> None:
+        for topic, id in transaction.wakeups if transaction else ():
+            self.wakeups.publish(topic, id)
+
+
+def _open_sqlite(url: URL, pool_size: int) -> Database:
+    if not url.database or url.database == ":memory:":
+        raise ValueError("the database URL names no file; wanted sqlite:////absolute/path.db")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    url = url.set(drivername="sqlite+aiosqlite")
+    limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "connect_args": {"timeout": BUSY_LIMIT}}
+    reader = create_async_engine(url, pool_size=max(1, pool_size // 2), **limits)
+    writer = create_async_engine(url, pool_size=1, **limits)
+    database = Database(reader, writer, writer, LocalWakeups())
+
+    def connected(connection: DBAPIConnection, _: object) -> None:
+        _prepare_sqlite(connection, database)
+
+    for engine in (reader, writer):
+        event.listen(engine.sync_engine, "connect", connected)
+    event.listen(writer.sync_engine, "begin", _begin_immediate)
+    return database
+
+
+def _open_postgresql(url: URL, pool_size: int, *, wakeups: bool) -> Database:
+    url = url.set(drivername="postgresql+psycopg")
+    limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "connect_args": POSTGRESQL}
+    engine = create_async_engine(url, pool_size=pool_size, **limits)
+    beater = create_async_engine(url, pool_size=1, **limits)
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return Database(engine, engine, beater, PostgresWakeups(plain) if wakeups else LocalWakeups())
+
+
+def _prepare_sqlite(connection: Any, database: Database) -> None:  # noqa: ANN401  # SQLAlchemy's adapter has no public type
+    """A new connection: durable, checked, and with our clock."""
+    connection.isolation_level = None  # the driver begins nothing by itself: _begin_immediate does
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+    cursor.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; NORMAL would lose the newest in WAL
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+    # "Deterministic" means to SQLite: one call a statement. So a statement has one time, as on PostgreSQL.
+    connection.create_function("tunesmith_now", 0, database.sqlite_now, deterministic=True)
+    connection.create_function(
+        "tunesmith_later", 1, lambda seconds: database.sqlite_now() + int(seconds * 1e6), deterministic=True
+    )
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """Takes the write lock at once: a transaction that begins by reading and wants it later fails instead of waiting."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _connections(engine: AsyncEngine) -> int:
+    return cast("int", cast("Any", engine.pool).size())
+
+
+#: What SQLite says when the file, not the statement, is at fault.
+_SQLITE_AWAY = ("locked", "busy", "disk I/O error", "unable to open", "full", "readonly")
+
+
+@contextmanager
+def _away() -> Iterator[None]:
+    """Turns a lost, refused or overloaded database into DatabaseAway; lets faults of ours through."""
+    try:
+        yield
+    except sqlalchemy_errors.DBAPIError as error:
+        if error.connection_invalidated or _is_away(error.orig):
+            raise DatabaseAway(f"the database is away: {error.orig}") from error
+        raise
+    except (sqlalchemy_errors.TimeoutError, OSError) as error:
+        raise DatabaseAway(f"the database is away: {error}") from error
+
+
+def _is_away(error: BaseException | None) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        return any(word in str(error) for word in _SQLITE_AWAY)
+    # Deadlocks and statement timeouts are operational errors too: ask again is the right answer to them as well.
+    return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))

@@ -1,17 +1,27 @@
 """Tenants, their API keys, and trainers' join tokens. Called by the gateway's interceptors and its command line; knows no RPC.
 
-A secret is shown once, when it is made; the database keeps its SHA-256. A caller's key opens no trainer's door and a trainer's
-token no caller's: they stand in two tables and bear two prefixes.
+A secret is shown once, when it is made; the database keeps its SHA-256. A caller's key opens no trainer's door and a
+trainer's token no caller's: they stand in two tables and bear two prefixes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from store.database import Database
-from store.tables import ApiKey, Tenant
+from sqlalchemy import bindparam, func, insert, or_, select, text, update
+
+from store.database import Database, Transaction
+from store.dialect import now
+from store.errors import NameTaken, NotFound
+from store.ids import new_id
+from store.tables import ApiKey, Tenant, api_keys, record, tenants, trainer_tokens
 
 
 @dataclass(frozen=True)
@@ -40,46 +50,152 @@ async def create_tenant(
     running_limit: int = 1_000,
 ) -> Tenant:
     """Makes a tenant. NameTaken where the name is in use."""
-    raise NotImplementedError
+    values = {"weight": weight, "queue_limit": queue_limit, "running_limit": running_limit}
+    async with db.write() as transaction:
+        tenant, made = await tenant_named(transaction, name, is_operator=is_operator, **values)
+    if not made:
+        raise NameTaken(f"there is a tenant {name!r} already")
+    return tenant
 
 
-async def find_or_create_tenant(db: Database, name: str, *, is_operator: bool = False) -> Tenant:
-    """The tenant of that name, made where there is none yet; safe where two gateways start at once."""
-    raise NotImplementedError
+async def find_or_create_tenant(
+    db: Database,
+    name: str,
+    *,
+    is_operator: bool = False,
+    weight: float = 1.0,
+    queue_limit: int = 10_000,
+    running_limit: int = 1_000,
+) -> Tenant:
+    """The tenant of that name, made so where there is none yet; safe where two gateways start at once."""
+    values = {"weight": weight, "queue_limit": queue_limit, "running_limit": running_limit}
+    async with db.write() as transaction:
+        tenant, _ = await tenant_named(transaction, name, is_operator=is_operator, **values)
+    return tenant
+
+
+async def tenant_named(transaction: Transaction, name: str, **values: Any) -> tuple[Tenant, bool]:  # noqa: ANN401
+    """Within a transaction: the tenant of that name, locked, and whether it was made here with these values."""
+    if not name:
+        raise ValueError("a tenant wants a name")
+    values = {"id": str(uuid.uuid4()), "name": name, "is_operator": False, **values}
+    made = await transaction.execute(
+        _MAKE_TENANT, {"weight": 1.0, "queue_limit": 10_000, "running_limit": 1_000, **values}
+    )
+    row = (await transaction.execute(_LOCK_TENANT, {"name": name})).one()
+    return record(Tenant, row), made.rowcount == 1
+
+
+#: Both databases know ON CONFLICT, which SQLAlchemy has in their dialects only. The row of another transaction that is not
+#: yet committed is waited for.
+_MAKE_TENANT = text(
+    "INSERT INTO tenants (id, name, is_operator, weight, queue_limit, running_limit, created_at)"
+    " VALUES (:id, :name, :is_operator, :weight, :queue_limit, :running_limit, tunesmith_now())"
+    " ON CONFLICT (name) DO NOTHING"
+)
+_LOCK_TENANT = select(tenants).where(tenants.c.name == bindparam("name")).with_for_update(key_share=True)
 
 
 async def create_key(
     db: Database, tenant_id: str, name: str, scopes: Sequence[str] = ("*",), expires_at: datetime | None = None
 ) -> tuple[ApiKey, str]:
     """Makes a key and returns it with its secret, "ts_...", which cannot be had again. NotFound: no such tenant."""
-    raise NotImplementedError
+    secret = _secret("ts_")
+    values = {"id": new_id("key"), "tenant_id": tenant_id, "name": name, "hash": _hash(secret), "scopes": list(scopes)}
+    made = insert(api_keys).values(**values, expires_at=expires_at, created_at=now()).returning(*api_keys.c)
+    async with db.write() as transaction:
+        known = await transaction.execute(select(tenants.c.id).where(tenants.c.id == tenant_id))
+        if known.first() is None:
+            raise NotFound(f"there is no tenant {tenant_id}")
+        row = (await transaction.execute(made)).one()
+    return record(ApiKey, row), secret
 
 
 async def authenticate(db: Database, secret: str) -> Caller | None:
     """Who the secret belongs to; None where it is unknown, expired or revoked."""
-    raise NotImplementedError
+    if not secret.startswith("ts_"):
+        return None
+    digest = _hash(secret)
+    async with db.read() as connection:
+        row = (await connection.execute(_CALLER, {"hash": digest})).first()
+    # The look-up by hash tells at most how a hash begins, and no secret can be made to fit one.
+    if row is None or not hmac.compare_digest(row.hash, digest):
+        return None
+    return Caller(row.tenant_id, row.tenant_name, row.id, frozenset(row.scopes), row.is_operator)
+
+
+#: By the unique index on the hash.
+_CALLER = (
+    select(
+        api_keys.c.id,
+        api_keys.c.hash,
+        api_keys.c.tenant_id,
+        api_keys.c.scopes,
+        tenants.c.name.label("tenant_name"),
+        tenants.c.is_operator,
+    )
+    .join(tenants, tenants.c.id == api_keys.c.tenant_id)
+    .where(
+        api_keys.c.hash == bindparam("hash"),
+        api_keys.c.revoked_at.is_(None),
+        or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now()),
+    )
+)
 
 
 async def list_keys(db: Database, tenant_id: str) -> list[ApiKey]:
     """The tenant's keys, oldest first, revoked ones too."""
-    raise NotImplementedError
+    query = select(api_keys).where(api_keys.c.tenant_id == tenant_id).order_by(api_keys.c.created_at, api_keys.c.id)
+    async with db.read() as connection:
+        return [record(ApiKey, row) for row in await connection.execute(query)]
 
 
 async def revoke(db: Database, key_id: str) -> None:
     """From now on the key is not accepted. NotFound: no such key. Safe to repeat."""
-    raise NotImplementedError
+    revoked = (
+        update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=func.coalesce(api_keys.c.revoked_at, now()))
+    )
+    async with db.write() as transaction:
+        if (await transaction.execute(revoked)).rowcount == 0:
+            raise NotFound(f"there is no key {key_id}")
 
 
 async def create_trainer_token(db: Database, trainer_id: str) -> str:
     """Makes a join token, "tt_...", for the trainer, beside those that it has. It cannot be had again."""
-    raise NotImplementedError
+    secret = _secret("tt_")
+    made = insert(trainer_tokens).values(hash=_hash(secret), trainer_id=trainer_id, created_at=now())
+    async with db.write() as transaction:
+        await transaction.execute(made)
+    return secret
 
 
 async def authenticate_trainer(db: Database, secret: str) -> str | None:
     """The trainer that the token names; None where it is unknown or revoked."""
-    raise NotImplementedError
+    if not secret.startswith("tt_"):
+        return None
+    digest = _hash(secret)
+    query = select(trainer_tokens).where(trainer_tokens.c.hash == digest, trainer_tokens.c.revoked_at.is_(None))
+    async with db.read() as connection:
+        row = (await connection.execute(query)).first()
+    if row is None or not hmac.compare_digest(row.hash, digest):
+        return None
+    return str(row.trainer_id)
 
 
 async def revoke_trainer_tokens(db: Database, trainer_id: str) -> int:
     """From now on none of the trainer's tokens is accepted. Returns how many that ended."""
-    raise NotImplementedError
+    revoked = (
+        update(trainer_tokens)
+        .where(trainer_tokens.c.trainer_id == trainer_id, trainer_tokens.c.revoked_at.is_(None))
+        .values(revoked_at=now())
+    )
+    async with db.write() as transaction:
+        return (await transaction.execute(revoked)).rowcount
+
+
+def _secret(prefix: str) -> str:
+    return prefix + secrets.token_urlsafe(32)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

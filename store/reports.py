@@ -4,13 +4,21 @@ names; each is one transaction behind the fence of leases.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from store.database import Database
-from store.leases import POISON_LIMIT, LeaseRef, Snapshot
+from store.assets import described, insert_asset
+from store.database import Database, Transaction
+from store.dialect import now
+from store.events import KINDS, Entry, status_changed
+from store.leases import LeaseRef, Snapshot, held, holds
+from store.moves import POISON_LIMIT, change, end_attempt, lock, move
+from store.states import LEASED, TuneState
+from store.tables import Tune
+from store.tunes import lora_asset_id
 
 
 class Outcome(StrEnum):
@@ -48,30 +56,129 @@ async def record_progress(
 
     `phase`: TunePhase's lower-case name, such as "training". `metrics`: step, loss, learning_rate, steps_per_second.
     """
-    raise NotImplementedError
+    async with db.write() as transaction:
+        tune = await held(transaction, lease)
+        if tune is None:
+            return False
+        entries: list[Entry] = []
+        if phase is not None and phase != tune.phase and tune.state is TuneState.RUNNING:
+            entries.append(status_changed(tune.state, phase.upper(), "", tune.attempts))
+        if metrics:
+            entries.append(("metrics", {"steps": [{**each, "epoch": lease.epoch} for each in metrics]}))
+        values: dict[str, Any] = {
+            "step": max(step, tune.step),
+            "updated_at": tune.updated_at,
+        }  # never falls in an epoch
+        if phase is not None and tune.state is TuneState.RUNNING:
+            values["phase"] = phase
+        if metrics:
+            newest = metrics[-1]
+            values |= {"loss": newest.get("loss"), "steps_per_second": newest.get("steps_per_second")}
+        after = await change(transaction, tune, entries, **values)
+        transaction.wake("tune", after.id)
+    return True
 
 
 async def record_event(db: Database, lease: LeaseRef, report_seq: int, kind: str, body: dict[str, Any]) -> Outcome:
     """Appends to the log. A refused picture's verdict also goes into the tune's result."""
-    raise NotImplementedError
+    assert kind in KINDS, f"{kind!r} is no arm of TuneEventBody"
+    async with db.write() as transaction:
+        tune = await _reported(transaction, lease, report_seq)
+        if isinstance(tune, Outcome):
+            return tune
+        values: dict[str, Any] = {}
+        if kind == "verdict" and not body.get("accepted") and body["file_id"] not in (*tune.rejected, *tune.unready):
+            values = {"rejected": [*tune.rejected, body["file_id"]], "available": max((tune.available or 0) - 1, 0)}
+        await change(transaction, tune, [(kind, body)], reported_seq=report_seq, **values)
+    return Outcome.RECORDED
 
 
 async def record_recipe(db: Database, lease: LeaseRef, report_seq: int, recipe_json: str, sha256: str) -> Outcome:
     """Keeps what the first attempt fixed, byte for byte. A later one changes nothing: the first stays."""
-    raise NotImplementedError
+    async with db.write() as transaction:
+        tune = await _reported(transaction, lease, report_seq)
+        if isinstance(tune, Outcome):
+            return tune
+        if tune.resolved_recipe is not None:
+            await change(transaction, tune, [], reported_seq=report_seq)
+            return Outcome.RECORDED
+        entry: Entry = ("recipe_resolved", {"recipe": json.loads(recipe_json), "sha256": sha256})
+        kept = {"resolved_recipe": recipe_json, "resolved_recipe_sha256": sha256}
+        await change(transaction, tune, [entry], reported_seq=report_seq, **kept)
+    return Outcome.RECORDED
 
 
 async def record_snapshot(db: Database, lease: LeaseRef, report_seq: int, snapshot: Snapshot) -> Outcome:
     """Keeps a place to go on from, and forgives the crashes before it. An older one than what is kept changes nothing."""
-    raise NotImplementedError
+    async with db.write() as transaction:
+        tune = await _reported(transaction, lease, report_seq)
+        if isinstance(tune, Outcome):
+            return tune
+        if tune.snapshot_step is not None and snapshot.step <= tune.snapshot_step:
+            await change(transaction, tune, [], reported_seq=report_seq)
+            return Outcome.RECORDED
+        await change(
+            transaction,
+            tune,
+            [("snapshot", {"step": snapshot.step})],
+            reported_seq=report_seq,
+            crashes=0,
+            step=max(tune.step, snapshot.step),
+            snapshot_key=snapshot.object_key,
+            snapshot_step=snapshot.step,
+            snapshot_sha256=snapshot.sha256,
+            snapshot_size_bytes=snapshot.size_bytes,
+        )
+    return Outcome.RECORDED
 
 
 async def finish(db: Database, lease: LeaseRef, report_seq: int, result: LoraResult) -> tuple[Outcome, str | None]:
     """SUCCEEDED: the LoRA asset, the tune, the counters and the event in one transaction. Also returns the asset's id.
 
-    Where a cancel was committed first, the tune is CANCELLED, the answer is (RECORDED, None), and the object is the sweeper's.
+    Where a cancel was committed first, the tune is CANCELLED, the answer is (RECORDED, None), and the object is the
+    sweeper's.
     """
-    raise NotImplementedError
+    async with db.write() as transaction:
+        tune = await _reported(transaction, lease, report_seq)
+        if tune is Outcome.ALREADY_RECORDED:
+            ended = await lock(transaction, lease.tune_id)
+            return tune, next(iter(ended.output_lora_ids), None) if ended is not None else None
+        if isinstance(tune, Outcome):
+            return tune, None
+        ending: dict[str, Any] = {"reported_seq": report_seq, "step": result.step}
+        if tune.cancel_requested_at is not None:
+            await end_attempt(transaction, tune, "CANCELLED", counts=False, **ending)
+            return Outcome.RECORDED, None
+        asset = await insert_asset(transaction, _lora(tune, result))
+        ending |= {"final_loss": result.final_loss, "available": result.pictures, "output_lora_ids": [asset.id]}
+        entry = status_changed(TuneState.SUCCEEDED, "SUCCEEDED", "", tune.attempts)
+        await move(transaction, tune, TuneState.SUCCEEDED, [entry], succeeded_at=now(), **ending)
+    return Outcome.RECORDED, asset.id
+
+
+def _lora(tune: Tune, result: LoraResult) -> dict[str, Any]:
+    data = {
+        "engine": tune.engine,
+        "data_type": "fp16",
+        "file_format": "safetensors",
+        "trigger_words": tune.trigger_words,
+        "checkpoint": tune.checkpoint_id,
+        **result.data,
+    }
+    return {
+        "id": lora_asset_id(tune.id),
+        "tenant_id": tune.tenant_id,
+        "asset_type": "lora",
+        "name": tune.name,
+        "status": "ready",
+        "size_bytes": result.size_bytes,
+        "sha256": result.sha256,
+        "object_key": result.object_key,
+        "file_structure": "single_file",
+        "tune_id": tune.id,
+        "role": "lora",
+        **described(data),
+    }
 
 
 async def fail(
@@ -85,15 +192,56 @@ async def fail(
     crashed: bool,
     max_attempts: int = POISON_LIMIT,
 ) -> Outcome:
-    """The attempt broke: back to the queue where another may fare better, else FAILED; CANCELLED where that was asked for."""
-    raise NotImplementedError
+    """The attempt broke: back to the queue where another may fare better, else FAILED; CANCELLED where that was asked for.
+
+    A crash counts towards the limit, and so does a retryable failure: neither goes round for ever.
+    """
+    async with db.write() as transaction:
+        tune = await _reported(transaction, lease, report_seq)
+        if isinstance(tune, Outcome):
+            return tune
+        await end_attempt(
+            transaction,
+            tune,
+            reason,
+            details,
+            counts=crashed or retryable,
+            retryable=retryable,
+            limit=max_attempts,
+            reported_seq=report_seq,
+        )
+    return Outcome.RECORDED
 
 
 async def observe_cancel(db: Database, lease: LeaseRef, report_seq: int, step: int) -> Outcome:
-    """The trainer has stopped since the tune was cancelled: CANCELLED."""
-    raise NotImplementedError
+    """The trainer has stopped since the tune was cancelled: CANCELLED. Back to the queue where nobody had cancelled it."""
+    return await _let_go(db, lease, report_seq, step, "CANCEL_OBSERVED")
 
 
 async def give_back(db: Database, lease: LeaseRef, report_seq: int, step: int) -> Outcome:
     """The trainer leaves: back to the queue; costs no attempt."""
-    raise NotImplementedError
+    return await _let_go(db, lease, report_seq, step, "GIVEN_BACK")
+
+
+async def _let_go(db: Database, lease: LeaseRef, report_seq: int, step: int, reason: str) -> Outcome:
+    async with db.write() as transaction:
+        tune = await _reported(transaction, lease, report_seq)
+        if isinstance(tune, Outcome):
+            return tune
+        ending: dict[str, Any] = {"reported_seq": report_seq, "step": max(tune.step, step)}
+        if tune.cancel_requested_at is None and tune.state is TuneState.RUNNING:
+            ending["attempts"] = tune.attempts - 1
+        await end_attempt(transaction, tune, reason, counts=False, **ending)
+    return Outcome.RECORDED
+
+
+async def _reported(transaction: Transaction, lease: LeaseRef, report_seq: int) -> Tune | Outcome:
+    """The tune, locked, where this report is to be recorded; else what became of it. Reports come in order, so one whose
+    number is not above the last recorded one's was recorded, also where it ended the attempt.
+    """
+    tune = await lock(transaction, lease.tune_id)
+    if tune is None or not holds(lease, tune):
+        return Outcome.STALE
+    if report_seq <= tune.reported_seq:
+        return Outcome.ALREADY_RECORDED
+    return tune if tune.state in LEASED else Outcome.STALE

@@ -56,3 +56,24 @@ def may_move(old: TuneState, new: TuneState) -> bool:
 def listed(states: Iterable[TuneState]) -> str:
     """The states as an SQL list: `'assigned', 'running'`."""
     return ", ".join(f"'{state}'" for state in sorted(states))
+
+
+def forbidden_sql() -> str:
+    """SQL over OLD and NEW that holds where the table of moves has no such move, or where an epoch falls."""
+    moves = " OR ".join(f"(OLD.state = '{old}' AND NEW.state IN ({listed(new)}))" for old, new in MOVES.items() if new)
+    return f"(NEW.state <> OLD.state AND NOT ({moves})) OR NEW.lease_epoch < OLD.lease_epoch"
+
+
+def trigger_sql(dialect: str) -> list[str]:
+    """Statements that make the database hold the table of moves too. Migrations carry their text."""
+    if dialect == "sqlite":
+        return [
+            f"CREATE TRIGGER tunes_moves BEFORE UPDATE OF state, lease_epoch ON tunes WHEN {forbidden_sql()} "
+            "BEGIN SELECT RAISE(ABORT, 'the table of moves forbids this'); END"
+        ]
+    return [
+        "CREATE FUNCTION tunes_moves() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "RAISE EXCEPTION 'the table of moves forbids this' USING ERRCODE = 'check_violation'; END $$",
+        f"CREATE TRIGGER tunes_moves BEFORE UPDATE OF state, lease_epoch ON tunes FOR EACH ROW WHEN ({forbidden_sql()}) "
+        "EXECUTE FUNCTION tunes_moves()",
+    ]

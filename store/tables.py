@@ -8,15 +8,16 @@ profile has them. Migrations (store/migrations) make these tables; a test holds 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, String, Table, text
+from sqlalchemy import BigInteger, CheckConstraint, Column, Enum, Index, Table, literal_column, text
 from sqlmodel import Field, SQLModel
 
 from store.dialect import Document, Time
 from store.states import LEASED, TuneState, listed
 
 ASSET_TYPES = ("file", "checkpoint", "lora", "textual_inversion", "vae", "latent")
+STATE = Enum(TuneState, native_enum=False, length=16, values_callable=lambda states: [state.value for state in states])
 ASSET_STATUSES = ("ready_to_upload", "uploaded", "ready", "deleted", "rejected", "error")
 
 
@@ -158,6 +159,13 @@ class Asset(SQLModel, table=True):
             postgresql_where=text("is_public AND deleted_at IS NULL"),
             sqlite_where=text("is_public AND deleted_at IS NULL"),
         ),
+        # A trainer's warm checkpoints, which it knows by their digest.
+        Index(
+            "assets_checkpoints",
+            "sha256",
+            postgresql_where=text("asset_type = 'checkpoint'"),
+            sqlite_where=text("asset_type = 'checkpoint'"),
+        ),
         # One LoRA a tune: the second line of defence behind the fence.
         Index(
             "assets_of_tune",
@@ -193,7 +201,9 @@ class Asset(SQLModel, table=True):
     """data.data_type, for filters."""
     file_format: str | None = None
     """data.file_format, for filters."""
-    size_bytes: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    size_bytes: int = Field(
+        default=0, sa_type=cast("Any", BigInteger()), sa_column_kwargs={"server_default": text("0")}
+    )
     """0 before the upload is complete."""
     sha256: str | None = None
     """Of its bytes, hexadecimal. Null before the upload is complete, and where the bytes are not ours."""
@@ -209,8 +219,8 @@ class Asset(SQLModel, table=True):
     """The Hugging Face repository that it was made from."""
     url: str | None = None
     """The URL that it was made from."""
-    tune_id: str | None = Field(default=None, foreign_key="tunes.id")
-    """The tune that made it."""
+    tune_id: str | None = None
+    """The tune that made it. No foreign key: tunes refer to assets, and a circle of them cannot be made on SQLite."""
     role: str | None = None
     """What it is to that tune: "lora", unique a tune; null for samples."""
     created_at: datetime = _time(nullable=False)
@@ -327,7 +337,7 @@ class Tune(SQLModel, table=True):
     request_hash: str
     """Of the request's body: tells a retry from another request."""
 
-    state: TuneState = Field(sa_type=cast("Any", String()))
+    state: TuneState = Field(sa_type=cast("Any", STATE))
     """Where it stands. Moves as states.MOVES says."""
     status_details: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
     """A sentence for people: why it failed, which files were left out."""
@@ -349,7 +359,9 @@ class Tune(SQLModel, table=True):
     steps_per_second: float | None = None
     """Over the last steps."""
 
-    lease_epoch: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    lease_epoch: int = Field(
+        default=0, sa_type=cast("Any", BigInteger()), sa_column_kwargs={"server_default": text("0")}
+    )
     """Grows by one with every claim, and is never reset: the fence."""
     lease_trainer_id: str | None = None
     """Who holds it, or held it last: a report that is sent again after the end is still known."""
@@ -357,7 +369,9 @@ class Tune(SQLModel, table=True):
     """From then on it is claimable. Null unless ASSIGNED or RUNNING."""
     lease_claimed_at: datetime | None = _time()
     """When the newest lease began."""
-    reported_seq: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    reported_seq: int = Field(
+        default=0, sa_type=cast("Any", BigInteger()), sa_column_kwargs={"server_default": text("0")}
+    )
     """The newest report_seq that was recorded under this epoch."""
     attempts: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     """Attempts that were accepted by a trainer and not given back. For people."""
@@ -376,7 +390,7 @@ class Tune(SQLModel, table=True):
     """The step after which it was taken."""
     snapshot_sha256: str | None = None
     """Of its bytes, hexadecimal."""
-    snapshot_size_bytes: int | None = None
+    snapshot_size_bytes: int | None = Field(default=None, sa_type=cast("Any", BigInteger()))
     """Its size."""
     final_loss: float | None = None
     """Mean loss of the last tenth of the steps."""
@@ -411,6 +425,8 @@ class Event(SQLModel, table=True):
     """Place in the log, 1 and up, without gaps."""
     created_at: datetime = _time(nullable=False)
     """When it was written."""
+    epoch: int = Field(default=0, sa_type=cast("Any", BigInteger()))
+    """The tune's lease epoch when it was written; 0 before the first claim."""
     kind: str
     """Name of its TuneEventBody arm."""
     body: dict[str, Any] = _json("body", "{}")
@@ -464,6 +480,17 @@ class Liveness(SQLModel, table=True):
     """No lease counts as ended before then."""
 
 
+Row = TypeVar("Row", bound=SQLModel)
+
+
+def record(model: type[Row], row: Any) -> Row:  # noqa: ANN401  # a row, or a mapping of columns
+    """A row of a Core statement as its model: no session has it, and nothing is loaded later."""
+    values = dict(getattr(row, "_mapping", row))
+    if "metadata" in values:
+        values["metadata_"] = values.pop("metadata")  # the name is SQLAlchemy's own on a model
+    return model(**values)
+
+
 def table(model: type[SQLModel]) -> Table:
     """The Core table of a model, for statements that are written out."""
     return cast("Table", model.__table__)  # type: ignore[attr-defined]  # SQLModel adds it, and does not declare it
@@ -478,3 +505,6 @@ tunes = table(Tune)
 events = table(Event)
 trainers = table(Trainer)
 liveness = table(Liveness)
+
+#: Written out, not a parameter: only so do both databases see that the partial index tunes_queue will do.
+IS_QUEUED = tunes.c.state == literal_column("'queued'")

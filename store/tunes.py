@@ -5,61 +5,36 @@ with tunes is in leases.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from store.database import Database
-from store.tables import Tune
+from sqlalchemy import bindparam, func, or_, select
 
+from store.database import Database, Transaction
+from store.dialect import Time, among, holds_all, now
+from store.errors import NotFound
+from store.events import status_changed
+from store.moves import change, lock, move
+from store.states import LEASED, TERMINAL, TuneState
+from store.submission import NewTune, Submitted, check_submission, write_submissions
+from store.tables import IS_QUEUED, Tune, record, tunes
 
-@dataclass(frozen=True)
-class NewTune:
-    """What a caller asks for."""
-
-    tenant_id: str
-    """Whose it will be."""
-    name: str
-    """Unique among the tenant's living tunes."""
-    engine: str
-    """The base checkpoint's."""
-    checkpoint_id: str
-    """The base checkpoint's asset id."""
-    checkpoint_ref: str
-    """The same as the caller named it."""
-    checkpoint_name: str
-    """Its name now."""
-    details: dict[str, Any]
-    """LoraTune as requested, in the JSON profile's names. Its `files` are replaced by the field below."""
-    files: Sequence[tuple[str, str | None]]
-    """(file asset id, caption), in order."""
-    steps: int
-    """Optimizer steps wanted."""
-    trigger_words: Sequence[str]
-    """For filters."""
-    request_hash: str
-    """Of the request's body, without request_id: tells a retry from another request."""
-    description: str = ""
-    """For people."""
-    continue_on_rejection: bool = False
-    """Whether refused files fail it."""
-    metadata: dict[str, str] = field(default_factory=dict)
-    """The caller's own pairs."""
-    priority: int = 0
-    """Among the tenant's own tunes the higher goes first."""
-    request_id: str | None = None
-    """The caller's, for retries."""
-    memory_class: int = 0
-    """GiB of device memory that it is estimated to need; 0: any device will do. Few distinct values, please."""
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """What became of a submission."""
-
-    tune: Tune
-    """The tune, this request's or the earlier one's."""
-    replayed: bool
-    """Whether it is the earlier one's."""
+__all__ = [
+    "NewTune",
+    "QueueStats",
+    "Submitted",
+    "TuneFilter",
+    "cancel",
+    "check",
+    "delete",
+    "find",
+    "list_tunes",
+    "lora_asset_id",
+    "queue_position",
+    "queue_positions",
+    "queue_stats",
+    "submit",
+]
 
 
 @dataclass(frozen=True)
@@ -95,25 +70,53 @@ class QueueStats:
 async def submit(db: Database, new: NewTune) -> Submitted:
     """Accepts a tune; it is durable when this returns.
 
-    InvalidReference: files or checkpoint are not there, all of them at once. NameTaken, RequestReused, QueueFull as they say.
-    The same request_id with the same hash, or without one the same name and hash within ten minutes, gives the earlier tune.
+    InvalidReference: files or checkpoint are not there, all of them at once. NameTaken, RequestReused, QueueFull as they
+    say. The same request_id with the same hash, or without one the same name and hash within ten minutes, gives the
+    earlier tune.
     """
-    raise NotImplementedError
+    return await db.group(write_submissions).commit(new)
 
 
 async def check(db: Database, new: NewTune) -> Tune:
     """All that submit() checks, storing nothing: the tune as it would be, with an empty id."""
-    raise NotImplementedError
+    async with db.write() as transaction:
+        submitted = await check_submission(transaction, new)
+    if not submitted.replayed:
+        submitted.tune.id = ""
+    return submitted.tune
 
 
 async def find(db: Database, tenant_id: str, tune_id: str) -> Tune:
     """The tune. NotFound: none of the tenant's that lives."""
-    raise NotImplementedError
+    async with db.read() as connection:
+        row = (await connection.execute(_FIND, {"tune": tune_id})).first()
+    if row is None or row.tenant_id != tenant_id or row.deleted_at is not None:
+        raise NotFound(f"there is no tune {tune_id}")
+    return record(Tune, row)
+
+
+_FIND = select(tunes).where(tunes.c.id == bindparam("tune"))  # by the primary key
 
 
 async def list_tunes(db: Database, tenant_id: str, which: TuneFilter) -> tuple[list[Tune], int]:
     """A page of the tenant's living tunes that match, newest first, and how many match in all."""
-    raise NotImplementedError
+    matching = select(tunes).where(tunes.c.deleted_at.is_(None), tunes.c.tenant_id == tenant_id)
+    given: dict[str, Any] = {}
+    if which.name is not None:
+        matching = matching.where(tunes.c.name == which.name)
+    if which.base_checkpoint is not None:
+        named = or_(tunes.c.checkpoint_id == which.base_checkpoint, tunes.c.checkpoint_ref == which.base_checkpoint)
+        matching = matching.where(named)
+    if which.engine is not None:
+        matching = matching.where(tunes.c.engine == which.engine)
+    if which.trigger_words:
+        matching = matching.where(holds_all(tunes.c.trigger_words, "words"))
+        given["words"] = which.trigger_words
+    page = matching.order_by(tunes.c.created_at.desc(), tunes.c.id.desc()).offset(which.offset).limit(which.limit)
+    async with db.read() as connection:
+        total = (await connection.execute(select(func.count()).select_from(matching.subquery()), given)).scalar_one()
+        rows = (await connection.execute(page, given)).all()
+    return [record(Tune, row) for row in rows], total
 
 
 async def cancel(db: Database, tenant_id: str, tune_id: str) -> Tune:
@@ -121,31 +124,95 @@ async def cancel(db: Database, tenant_id: str, tune_id: str) -> Tune:
 
     NotFound: none of the tenant's that lives.
     """
-    raise NotImplementedError
+    async with db.write() as transaction:
+        return await _cancel(transaction, await _owned(transaction, tenant_id, tune_id))
 
 
 async def delete(db: Database, tenant_id: str, tune_id: str) -> Tune:
     """Hides the tune and frees its name; cancels it first where it lives. NotFound: none of the tenant's that lives."""
-    raise NotImplementedError
+    async with db.write() as transaction:
+        tune = await _cancel(transaction, await _owned(transaction, tenant_id, tune_id))
+        return await change(transaction, tune, [], deleted_at=now())
+
+
+async def _owned(transaction: Transaction, tenant_id: str, tune_id: str) -> Tune:
+    tune = await lock(transaction, tune_id)
+    if tune is None or tune.tenant_id != tenant_id or tune.deleted_at is not None:
+        raise NotFound(f"there is no tune {tune_id}")
+    return tune
+
+
+async def _cancel(transaction: Transaction, tune: Tune) -> Tune:
+    if tune.state is TuneState.QUEUED:
+        entry = status_changed(TuneState.CANCELLED, "CANCELLED", "", tune.attempts)
+        return await move(transaction, tune, TuneState.CANCELLED, [entry], cancel_requested_at=now())
+    if tune.state in TERMINAL or tune.cancel_requested_at is not None:
+        return tune
+    transaction.wake("cancel", tune.id)
+    entry = status_changed(tune.state, "CANCEL_REQUESTED", "", tune.attempts)
+    return await change(transaction, tune, [entry], cancel_requested_at=now())
 
 
 async def queue_positions(db: Database, tenant_id: str, tune_ids: Sequence[str]) -> dict[str, int]:
     """Place in the tenant's own queue, 1 is next, of those of the tunes that are queued."""
-    raise NotImplementedError
+    if not tune_ids:
+        return {}
+    async with db.read() as connection:
+        rows = await connection.execute(_POSITIONS, {"tenant": tenant_id, "tunes": tune_ids})
+        return {row.id: row.position for row in rows}
+
+
+#: Reads the tenant's queue, which its limit bounds, by tunes_queue.
+_PLACES = (
+    select(
+        tunes.c.id,
+        func.row_number().over(order_by=(tunes.c.priority.desc(), tunes.c.created_at, tunes.c.id)).label("position"),
+    )
+    .where(tunes.c.tenant_id == bindparam("tenant"), IS_QUEUED)
+    .subquery()
+)
+_POSITIONS = select(_PLACES).where(among(_PLACES.c.id, "tunes"))
 
 
 async def queue_position(db: Database, tune: Tune) -> int | None:
     """Place of one tune; None where it is not queued."""
-    raise NotImplementedError
+    return (await queue_positions(db, tune.tenant_id, [tune.id])).get(tune.id)
 
 
 async def queue_stats(db: Database) -> QueueStats:
     """The queue in numbers; reads live tunes only."""
-    raise NotImplementedError
+    async with db.read() as connection:
+        leased = {row.state: row.tunes for row in await connection.execute(_LEASED_STATS)}
+        queued = (await connection.execute(_QUEUED_STATS)).all()
+    return QueueStats(
+        states={str(TuneState.QUEUED): sum(row.tunes for row in queued)}
+        | {str(state): leased.get(state, 0) for state in sorted(LEASED)},
+        queued={row.engine: row.tunes for row in queued},
+        oldest_seconds={row.engine: (row.now - row.oldest).total_seconds() for row in queued},
+    )
+
+
+#: By the partial index tunes_leases.
+_LEASED_STATS = (
+    select(tunes.c.state, func.count().label("tunes"))
+    .where(tunes.c.lease_expires_at.is_not(None))
+    .group_by(tunes.c.state)
+)
+#: By the partial index tunes_queue.
+_QUEUED_STATS = (
+    select(
+        tunes.c.engine,
+        func.count().label("tunes"),
+        func.min(tunes.c.created_at, type_=Time()).label("oldest"),
+        now().label("now"),
+    )
+    .where(IS_QUEUED)
+    .group_by(tunes.c.engine)
+)
 
 
 def lora_asset_id(tune_id: str) -> str:
-    """The id that a tune's LoRA will have: the tune's own suffix. So the gateway can move the object to its final key before
-    the transaction, and again after a crash, and a tune has one LoRA by construction.
+    """The id that a tune's LoRA will have: the tune's own suffix. So the gateway can move the object to its final key
+    before the transaction, and again after a crash, and a tune has one LoRA by construction.
     """
     return "asset_" + tune_id.removeprefix("tune_")

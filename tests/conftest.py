@@ -1,0 +1,73 @@
+"""Fixtures that more than one package's tests use: databases, empty and migrated, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from store.database import Database
+from tests.servers.postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL, for as long as the session lasts."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> str:
+    """Name of a migrated database that is copied and never used."""
+    name = postgres_server.create_database()
+    asyncio.run(_migrate(postgres_server.url_of(name)))
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
+    """URL of a fresh, migrated PostgreSQL database."""
+    name = postgres_server.create_database(postgres_template)
+    yield postgres_server.url_of(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file that is copied and never used."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    asyncio.run(_migrate(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """URL of a fresh, migrated SQLite database."""
+    shutil.copy(sqlite_template, tmp_path / "tunesmith.db")
+    return f"sqlite:///{tmp_path / 'tunesmith.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a fresh, migrated database, of each kind in turn."""
+    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    assert isinstance(url, str)
+    return url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An open, migrated, empty database, of each kind in turn."""
+    opened = await Database.open(database_url)
+    yield opened
+    await opened.close()
+
+
+async def _migrate(url: str) -> None:
+    opened = await Database.open(url, wakeups=False)
+    await opened.migrate()
+    await opened.close()
