@@ -19,7 +19,7 @@ from prometheus_client import start_http_server as start_scrape_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.config import Address
+from gateway.config import Address, ConfigError
 from store.tunes import QueueStats
 
 PERIOD = 5.0  # seconds between two readings of the database
@@ -84,8 +84,15 @@ class Metrics:
             await asyncio.sleep(PERIOD)
 
     def serve(self, address: Address) -> ScrapeServer:
-        """Starts to answer scrapes, in a thread of its own."""
-        return ScrapeServer(*start_scrape_server(address.port, address.host, self.registry))
+        """Starts to answer scrapes, in a thread of its own.
+
+        Raises:
+            ConfigError: It cannot listen there.
+        """
+        try:
+            return ScrapeServer(*start_scrape_server(address.port, address.host, self.registry))
+        except OSError as exc:
+            raise ConfigError(f"TUNESMITH_METRICS={address}: {exc.strerror}") from exc
 
     def families(self) -> Iterator[GaugeMetricFamily]:
         """The newest snapshot as series."""

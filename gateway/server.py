@@ -44,7 +44,6 @@ from gateway.uploads import Uploads
 from gateway.watch import Watch
 from store import keys, tunes
 from store.database import Database
-from store.objects import Objects
 from store.objects.local import LocalObjects
 from tunesmith.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 from tunesmith.v1 import asset_service_pb2, asset_service_pb2_grpc, tune_service_pb2, tune_service_pb2_grpc
@@ -177,7 +176,7 @@ class Server:
         self._opened.callback(bound.close)
         return bound
 
-    def _open_objects(self) -> Objects:
+    def _open_objects(self) -> LocalObjects:
         public_url = self._settings.public_url
         if public_url is None:
             public_url = f"http://{reachable(self._http_address)}"

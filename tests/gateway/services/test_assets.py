@@ -1,0 +1,290 @@
+"""AssetService over gRPC: uploads judged, kept and refused."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from typing import Any
+
+import grpc
+import pytest
+from PIL import Image
+
+from gateway.uploads import incoming_key
+from tunesmith.v1 import asset_pb2, asset_service_pb2
+
+
+def get(id: str) -> asset_service_pb2.GetAssetRequest:
+    return asset_service_pb2.GetAssetRequest(id=id)
+
+
+def complete(id: str) -> asset_service_pb2.CompleteUploadRequest:
+    return asset_service_pb2.CompleteUploadRequest(id=id)
+
+
+def weights(size: int = 64) -> bytes:
+    header = b'{"a":{"dtype":"F16","shape":[%d],"data_offsets":[0,%d]}}' % (size // 2, size)
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
+def checkpoint_request(**changes: Any) -> asset_service_pb2.CreateAssetRequest:
+    data = asset_pb2.AssetData(checkpoint=asset_pb2.CheckpointData(engine="image/stable-diffusion-v1-5"))
+    values = {"asset_type": asset_pb2.ASSET_TYPE_CHECKPOINT, "name": "base", "data": data, **changes}
+    return asset_service_pb2.CreateAssetRequest(**values)
+
+
+async def test_new_asset_waits_for_its_bytes_with_a_put_url(tenant: Any, ask: Any) -> None:
+    created = await tenant.assets.CreateAsset(ask.file("cat.png"))
+
+    assert created.asset.status == asset_pb2.ASSET_STATUS_READY_TO_UPLOAD
+    assert created.asset.tenant_uuid == tenant.id
+    assert created.transfer_api.presigned_url.put_url.startswith("http://gateway.example/v1/objects/incoming/assets/")
+    assert created.transfer_api.presigned_url.get_url == ""
+    found = await tenant.assets.GetAsset(get(created.asset.id))
+    assert found.transfer_api.presigned_url.put_url != ""
+
+
+async def test_good_picture_is_ready_under_its_hash_and_can_be_downloaded(tenant: Any, service: Any, ask: Any) -> None:
+    content = ask.png()
+
+    asset = await tenant.upload(content)
+
+    assert asset.status == asset_pb2.ASSET_STATUS_READY
+    assert asset.size_bytes == len(content)
+    assert asset.data.file.file_format == asset_pb2.FILE_EXTENSION_PNG
+    key = f"assets/{asset.id}/{hashlib.sha256(content).hexdigest()}"
+    assert b"".join([chunk async for chunk in service.objects.read(key)]) == content
+    assert await service.objects.stat(incoming_key(asset.id)) is None
+    found = await tenant.assets.GetAsset(get(asset.id))
+    assert f"/v1/objects/{key}?" in found.transfer_api.presigned_url.get_url
+    assert found.transfer_api.presigned_url.put_url == ""
+
+
+async def test_truncated_photograph_is_rejected_with_its_reason(tenant: Any, service: Any) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((256, 256), 90).save(file, "JPEG")
+
+    asset = await tenant.upload(file.getvalue()[: len(file.getvalue()) // 2], name="photo.jpg")
+
+    assert asset.status == asset_pb2.ASSET_STATUS_REJECTED
+    assert dict(asset.status_info)["reason"] == "TRUNCATED"
+    assert "ends before" in asset.status_details
+    assert (await tenant.assets.GetAsset(get(asset.id))).transfer_api.WhichOneof("transfer_api") == "none"
+    assert [key async for key, _ in service.objects.list("")] == []
+
+
+async def test_repeated_completion_is_answered_as_before(tenant: Any, ask: Any) -> None:
+    good, bad = await tenant.upload(ask.png()), await tenant.upload(b"not a picture")
+
+    await tenant.assets.CompleteUpload(complete(good.id))
+    await tenant.assets.CompleteUpload(complete(bad.id))
+
+    assert (await tenant.assets.GetAsset(get(good.id))).asset == good
+    assert (await tenant.assets.GetAsset(get(bad.id))).asset == bad
+
+
+async def test_completions_at_the_same_time_make_one_asset(tenant: Any, service: Any, ask: Any) -> None:
+    created = await tenant.assets.CreateAsset(ask.file())
+    await service.put(created.asset.id, ask.png())
+
+    await asyncio.gather(*(tenant.assets.CompleteUpload(complete(created.asset.id)) for _ in range(5)))
+
+    assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == asset_pb2.ASSET_STATUS_READY
+
+
+async def test_completion_goes_on_where_a_gateway_died_after_the_move(tenant: Any, service: Any, ask: Any) -> None:
+    created = await tenant.assets.CreateAsset(ask.file())
+    await service.put(created.asset.id, ask.png())
+    await service.objects.move(incoming_key(created.asset.id), f"assets/{created.asset.id}/unjudged")
+
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+
+    assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == asset_pb2.ASSET_STATUS_READY
+
+
+async def test_completion_goes_on_where_a_gateway_died_before_the_commit(tenant: Any, service: Any, ask: Any) -> None:
+    content = ask.png()
+    created = await tenant.assets.CreateAsset(ask.file())
+    await service.put(created.asset.id, content)
+    key = f"assets/{created.asset.id}/{hashlib.sha256(content).hexdigest()}"
+    await service.objects.move(incoming_key(created.asset.id), key)
+
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+
+    assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == asset_pb2.ASSET_STATUS_READY
+
+
+async def test_later_put_changes_nothing_of_a_ready_asset(tenant: Any, service: Any, ask: Any) -> None:
+    asset = await tenant.upload(ask.png("teal"))
+
+    await service.put(asset.id, ask.png("red"))
+    await tenant.assets.CompleteUpload(complete(asset.id))
+
+    assert (await tenant.assets.GetAsset(get(asset.id))).asset == asset
+    key = f"assets/{asset.id}/{hashlib.sha256(ask.png('teal')).hexdigest()}"
+    assert await service.objects.stat(key) == asset.size_bytes
+
+
+async def test_completion_without_an_upload_is_refused(tenant: Any, ask: Any) -> None:
+    created = await tenant.assets.CreateAsset(ask.file())
+
+    told = await ask.refused(tenant.assets.CompleteUpload(complete(created.asset.id)))
+
+    assert (told.code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_UPLOADED")
+
+
+async def test_upload_that_is_too_large_is_refused_and_a_smaller_one_then_taken(
+    tenant: Any, service: Any, ask: Any
+) -> None:
+    created = await tenant.assets.CreateAsset(ask.file())
+    await service.put(created.asset.id, bytes(200_001))
+
+    told = await ask.refused(tenant.assets.CompleteUpload(complete(created.asset.id)))
+
+    assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "UPLOAD_TOO_LARGE")
+    await service.put(created.asset.id, ask.png())
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+    assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == asset_pb2.ASSET_STATUS_READY
+
+
+async def test_asset_of_another_tenant_is_not_found(tenant: Any, other: Any, ask: Any) -> None:
+    theirs = await other.upload(ask.png())
+
+    calls = [
+        tenant.assets.GetAsset(get(theirs.id)),
+        tenant.assets.CompleteUpload(complete(theirs.id)),
+        tenant.assets.DeleteAsset(asset_service_pb2.DeleteAssetRequest(id=theirs.id)),
+    ]
+
+    assert {(await ask.refused(call)).code for call in calls} == {grpc.StatusCode.NOT_FOUND}
+
+
+async def test_public_checkpoint_can_be_seen_and_not_completed(tenant: Any, ask: Any) -> None:
+    found = await tenant.assets.GetAsset(get("tunesmith:tiny-shapes"))
+
+    told = await ask.refused(tenant.assets.CompleteUpload(complete(found.asset.id)))
+
+    assert (found.asset.is_public, found.asset.status) == (True, asset_pb2.ASSET_STATUS_READY)
+    assert found.asset.data.checkpoint.engine == "image/stable-diffusion-v1-5"
+    assert found.transfer_api.WhichOneof("transfer_api") == "none"
+    assert told.code == grpc.StatusCode.NOT_FOUND
+
+
+async def test_weights_are_judged_by_their_header(tenant: Any, service: Any) -> None:
+    created = await tenant.assets.CreateAsset(checkpoint_request())
+    await service.put(created.asset.id, weights())
+
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+
+    asset = (await tenant.assets.GetAsset(get(created.asset.id))).asset
+    assert asset.status == asset_pb2.ASSET_STATUS_READY
+    assert asset.data.checkpoint.data_type == asset_pb2.DATA_TYPE_FP16
+    assert asset.data.checkpoint.file_format == asset_pb2.FILE_FORMAT_SAFETENSORS
+
+
+async def test_pickle_is_rejected_as_a_checkpoint(tenant: Any, service: Any) -> None:
+    created = await tenant.assets.CreateAsset(checkpoint_request(name="model.safetensors"))
+    await service.put(created.asset.id, b"\x80\x04\x95" + bytes(100))
+
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+
+    asset = (await tenant.assets.GetAsset(get(created.asset.id))).asset
+    assert (asset.status, dict(asset.status_info)["reason"]) == (asset_pb2.ASSET_STATUS_REJECTED, "PICKLE")
+
+
+async def test_skipped_validation_takes_weights_as_they_are(tenant: Any, service: Any) -> None:
+    created = await tenant.assets.CreateAsset(checkpoint_request())
+    await service.put(created.asset.id, b"whatever")
+
+    await tenant.assets.CompleteUpload(
+        asset_service_pb2.CompleteUploadRequest(id=created.asset.id, skip_validation=True)
+    )
+
+    assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == asset_pb2.ASSET_STATUS_READY
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "reason"),
+    [
+        ({"asset_type": asset_pb2.ASSET_TYPE_LORA}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+        ({"data": asset_pb2.AssetData()}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+        ({"data": None}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+        (
+            {"data": asset_pb2.AssetData(checkpoint=asset_pb2.CheckpointData())},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+        ),
+        ({"url": "http://x.example/m"}, grpc.StatusCode.FAILED_PRECONDITION, "FETCHING_NOT_CONFIGURED"),
+        ({"hf_repo": "o/r"}, grpc.StatusCode.FAILED_PRECONDITION, "FETCHING_NOT_CONFIGURED"),
+        ({"is_public": True}, grpc.StatusCode.PERMISSION_DENIED, "OPERATOR_ONLY"),
+        ({"name": "a:b"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ],
+)
+async def test_wrong_request_is_refused(
+    tenant: Any, ask: Any, changes: dict[str, Any], code: grpc.StatusCode, reason: str
+) -> None:
+    told = await ask.refused(tenant.assets.CreateAsset(checkpoint_request(**changes)))
+
+    assert (told.code, told.reason) == (code, reason)
+
+
+async def test_operator_may_publish(service: Any, tenant: Any) -> None:
+    operator = await service.tenant("house", is_operator=True)
+
+    created = await operator.assets.CreateAsset(checkpoint_request(is_public=True))
+    seen = await tenant.assets.GetAsset(get("house:base"))
+
+    assert created.asset.is_public
+    assert seen.asset.id == created.asset.id
+    assert seen.transfer_api.WhichOneof("transfer_api") == "none", "another tenant's bytes are not ours to put"
+
+
+async def test_list_gives_pages_newest_first_with_previews_where_asked(tenant: Any, ask: Any) -> None:
+    made = [(await tenant.upload(ask.png(colour))).id for colour in ("red", "green", "blue")]
+
+    first = await tenant.assets.ListAssets(asset_service_pb2.ListAssetsRequest(limit=2, get_preview_urls=True))
+    chosen = await tenant.assets.ListAssets(asset_service_pb2.ListAssetsRequest(asset_ids=f"{made[0]},{made[2]}"))
+
+    assert [asset.id for asset in first.data] == [made[2], made[1]]
+    assert (first.has_more, first.total) == (True, 3)
+    assert "/v1/objects/assets/" in first.data[0].data.file.preview_url
+    assert [asset.id for asset in chosen.data] == [made[2], made[0]]
+    assert not chosen.data[0].data.file.HasField("preview_url")
+
+
+@pytest.mark.parametrize(
+    ("which", "names"),
+    [
+        ({}, {"base", "cat.png"}),
+        ({"name": "cat.png"}, {"cat.png"}),
+        ({"asset_type": [asset_pb2.ASSET_TYPE_CHECKPOINT]}, {"base"}),
+        ({"engine": ["image/stable-diffusion-v1-5"]}, {"base"}),
+        ({"engine_type": "image"}, {"base"}),
+        ({"engine_type": "text"}, set()),
+        ({"file_format": ["png"]}, {"cat.png"}),
+        ({"is_public": True}, {"tiny-shapes", "default-sd15", "default-sdxl"}),
+        ({"is_public": False}, {"base", "cat.png"}),
+        ({"owner": "octoai"}, {"default-sd15", "default-sdxl"}),
+        ({"owner": "acme"}, {"base", "cat.png"}),
+        ({"data_type": asset_pb2.DATA_TYPE_INT4}, set()),
+    ],
+)
+async def test_list_filters(tenant: Any, ask: Any, which: dict[str, Any], names: set[str]) -> None:
+    await tenant.upload(ask.png(), name="cat.png")
+    await tenant.assets.CreateAsset(checkpoint_request())
+
+    listed = await tenant.assets.ListAssets(asset_service_pb2.ListAssetsRequest(**which))
+
+    assert {asset.name for asset in listed.data} == names
+    assert listed.total == len(names)
+
+
+async def test_deleted_asset_is_gone(tenant: Any, ask: Any) -> None:
+    asset = await tenant.upload(ask.png())
+
+    deleted = await tenant.assets.DeleteAsset(asset_service_pb2.DeleteAssetRequest(id=asset.id))
+
+    assert deleted.id == asset.id
+    assert deleted.HasField("deleted_at")
+    assert (await ask.refused(tenant.assets.GetAsset(get(asset.id)))).code == grpc.StatusCode.NOT_FOUND
