@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, NoReturn, TypeAlias
@@ -35,6 +36,7 @@ _request_id: ContextVar[str] = ContextVar("request_id")
 
 _OPEN = ("/grpc.health.v1.", "/grpc.reflection.")  # load balancers and grpcurl come without a key
 _TRAINERS = "/tunesmith.trainer."
+_OURS = ("inprocess", "unix:")  # peers that are the HTTP shim
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Recorder = Callable[[str, str, float], None]
@@ -130,8 +132,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             started = time.perf_counter()
             try:
                 await self._admit(request, context, method)
-                async for message in behaviour(request, context):
-                    yield message
+                async with aclosing(behaviour(request, context)) as messages:
+                    async for message in messages:
+                        yield message
             except Exception as error:
                 await _refuse(context, error)
             finally:
@@ -227,7 +230,7 @@ async def _refuse(context: Any, error: Exception) -> NoReturn:  # noqa: ANN401
         refusal = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "Internal error.")
     name = _request_id.get("")
     # Our own shim takes any number of violations; a native client's metadata has a bound.
-    limit_bytes = None if context.peer().startswith("unix:") else status.NATIVE_BYTES
+    limit_bytes = None if context.peer().startswith(_OURS) else status.NATIVE_BYTES
     details = status.rich(refusal, name, limit_bytes=limit_bytes)
     trailing = ((status.STATUS_KEY, details.SerializeToString()), (request_ids.HEADER, name))
     await context.abort(refusal.code, details.message, trailing_metadata=trailing)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,14 +23,14 @@ from gateway.http import json, transcoding
 from gateway.http.edge import Edge, Recorder, answer_http_exception, answer_refusal
 from gateway.http.exchange import Answer, exchange_of
 from gateway.http.objects import route as objects_route
-from gateway.http.transcoding import Limits
+from gateway.http.transcoding import Channel, Limits
 from gateway.status import Refusal
 from store.objects.local import LocalObjects
 
 __all__ = ["CHANNEL_OPTIONS", "Limits", "build"]
 
-# For the private channel between shim and server. A refusal may hold a violation for each of ten thousand files, and a
-# list of tunes may be larger than what one message usually may.
+# For a private channel between shim and server, where that is no Loopback. A refusal may hold a violation for each of ten
+# thousand files, and a list of tunes may be larger than what one message usually may.
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_metadata_size", 8 * 1024 * 1024),
@@ -46,7 +45,7 @@ async def _well() -> Mapping[str, Any]:
 
 
 def build(
-    channel: grpc.aio.Channel,
+    channel: Channel,
     services: Sequence[ServiceDescriptor],
     *,
     objects: LocalObjects | None = None,
@@ -58,7 +57,7 @@ def build(
     """Returns the app.
 
     Args:
-        channel: To the gRPC server that serves `services`, made with CHANNEL_OPTIONS.
+        channel: To what serves `services`: a Loopback, or a channel made with CHANNEL_OPTIONS.
         services: Whose rpcs with an HTTP rule are served.
         objects: The local object store, whose signed URLs lead here. None: the store serves its own.
         extra_routes: Matched before the transcoded ones.

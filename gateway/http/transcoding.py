@@ -26,10 +26,13 @@ from gateway.http import errors, json, locations
 from gateway.http.bindings import Binding, Parameter, bindings
 from gateway.http.events import Streams
 from gateway.http.exchange import Answer, chunk_of, exchange_of
+from gateway.http.loopback import Loopback
 from gateway.http.reading import Fault, Loc, field_reader, reader, text_reader
 from gateway.http.templates import canonical
 from gateway.http.writing import field_writer, writer
 from gateway.status import JUDGE_ONLY, Refusal, received
+
+Channel = grpc.aio.Channel | Loopback
 
 # Request headers that are passed on, and the answer's metadata that are not.
 _PASSED_ON = (b"authorization", b"traceparent", b"tracestate")
@@ -52,9 +55,7 @@ class Limits:
     """Between two signs of life on a quiet stream; below what proxies wait."""
 
 
-def routes(
-    channel: grpc.aio.Channel, services: Sequence[ServiceDescriptor], limits: Limits | None = None
-) -> list[BaseRoute]:
+def routes(channel: Channel, services: Sequence[ServiceDescriptor], limits: Limits | None = None) -> list[BaseRoute]:
     """Returns a route for each path of the services' rules, the more particular first."""
     found = bindings(services)
     limits = limits or Limits()
@@ -228,7 +229,7 @@ class Endpoint:
 class UnaryEndpoint(Endpoint):
     """A binding whose rpc has one answer."""
 
-    def __init__(self, channel: grpc.aio.Channel, binding: Binding, limits: Limits) -> None:
+    def __init__(self, channel: Channel, binding: Binding, limits: Limits) -> None:
         super().__init__(binding, limits)
         output = binding.method.output_type
         named = binding.response_body
@@ -251,7 +252,7 @@ class UnaryEndpoint(Endpoint):
 class StreamEndpoint(Endpoint):
     """A binding whose rpc answers with a stream."""
 
-    def __init__(self, channel: grpc.aio.Channel, binding: Binding, limits: Limits) -> None:
+    def __init__(self, channel: Channel, binding: Binding, limits: Limits) -> None:
         super().__init__(binding, limits)
         self._streams = Streams(binding.method.output_type, limits.keepalive_seconds)
         self._call = channel.unary_stream(binding.rpc, **_serializers(binding.method))
@@ -305,12 +306,12 @@ class _ParameterReader:
         return message
 
 
-def _endpoint(channel: grpc.aio.Channel, binding: Binding, limits: Limits) -> Endpoint:
+def _endpoint(channel: Channel, binding: Binding, limits: Limits) -> Endpoint:
     kind = StreamEndpoint if binding.method.server_streaming else UnaryEndpoint
     return kind(channel, binding, limits)
 
 
-def _serializers(method: MethodDescriptor) -> dict[str, Any]:
+def _serializers(method: MethodDescriptor) -> Any:  # noqa: ANN401 - keyword arguments of two kinds of channel
     return {
         "request_serializer": GetMessageClass(method.input_type).SerializeToString,
         "response_deserializer": GetMessageClass(method.output_type).FromString,
@@ -370,7 +371,7 @@ def _headers(metadata: Any) -> tuple[tuple[str, str], ...]:  # noqa: ANN401 - gr
 
 
 def _says_all(unread: Fault, loc: Loc) -> bool:
-    """Tells whether a rule on the place says nothing new: the place, or what it holds, or what holds it, was not read."""
+    """Tells whether a rule on the place says nothing new, as the place, or a part of it, or its whole, was not read."""
     place = ("body",) if unread.type == "json_invalid" else unread.loc
     shorter = min(len(place), len(loc))
     return place[:shorter] == loc[:shorter]

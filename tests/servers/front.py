@@ -1,4 +1,4 @@
-"""The gateway's two front doors on a fake service: a real gRPC server with our interceptors, and the HTTP app before it.
+"""The gateway's two front doors on a fake service: a real gRPC server with our interceptors, and the HTTP app on it.
 
 Used by the tests of gateway/http and gateway/interceptors; no store, no database.
 """
@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 
 from gateway import interceptors
 from gateway.http.app import CHANNEL_OPTIONS, build
+from gateway.http.loopback import Loopback
 from store.keys import Caller
 from tunesmith.v1 import asset_service_pb2, tune_pb2, tune_service_pb2
 from tunesmith.v1.tune_service_pb2_grpc import TuneServiceServicer, add_TuneServiceServicer_to_server
@@ -32,7 +33,6 @@ KEYS = {
     "ts_all": CALLER,
     "ts_reader": Caller(CALLER.tenant_id, "me", "key_2", frozenset({"tune:read"}), False),
 }
-NAME = b"name"
 
 
 @dataclass
@@ -74,6 +74,10 @@ class FakeTunes(TuneServiceServicer):
         self._ask(request)
         return tune_service_pb2.ListTunesResponse(total=2**53 + 1)
 
+    async def ListTuneEvents(self, request: Any, context: Any) -> tune_service_pb2.ListTuneEventsResponse:  # noqa: N802
+        self._ask(request)
+        return tune_service_pb2.ListTuneEventsResponse()
+
     async def WatchTune(self, request: Any, context: Any) -> AsyncIterator[tune_pb2.TuneEvent]:  # noqa: N802
         self._ask(request)
         try:
@@ -100,8 +104,11 @@ class Front:
 
 
 @asynccontextmanager
-async def front(**options: Any) -> AsyncIterator[Front]:
-    """Starts both doors; `options` go to gateway.http.app.build."""
+async def front(*, socket: bool = False, **options: Any) -> AsyncIterator[Front]:
+    """Starts both doors; `options` go to gateway.http.app.build.
+
+    The HTTP app calls the servicers through a Loopback; with `socket`, over the gRPC server's socket.
+    """
     tunes = FakeTunes()
     rpcs: list[tuple[str, str]] = []
     requests: list[tuple[str, str, int]] = []
@@ -123,9 +130,11 @@ async def front(**options: Any) -> AsyncIterator[Front]:
         add_TuneServiceServicer_to_server(tunes, server)
         server.add_insecure_port(address)
         await server.start()
+        loopback: Any = Loopback(chain)
+        add_TuneServiceServicer_to_server(tunes, loopback)
         async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
             app = build(
-                channel,
+                channel if socket else loopback,
                 SERVICES,
                 record=lambda route, verb, status, seconds: requests.append((route, verb, status)),
                 **options,
