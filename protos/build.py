@@ -3,6 +3,8 @@ editable, and by scripts/protos; knows nothing of what the messages mean."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PROTOS = Path(__file__).resolve().parent
 VALIDATE = "buf/validate/validate.proto"
+PLUGINS = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
 
 
 class ProtoBuildHook(BuildHookInterface[Any]):
@@ -72,8 +75,9 @@ def _protoc(descriptors: Path, *arguments: str) -> None:
     googleapis = Path(annotations_pb2.__file__).parents[2]
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     includes = ["-I.", f"-I{googleapis}", f"-I{well_known}", f"--descriptor_set_in={descriptors}"]
-    # The plugins stand beside the interpreter, also in the isolated environment of a build.
-    plugins = [f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+    # Beside the interpreter in a virtual environment; in the isolated environment of a build only PATH leads to them.
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    plugins = [f"--plugin={name}={shutil.which(name, path=places)}" for name in PLUGINS]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *includes, *plugins, *arguments], cwd=PROTOS, check=True)
 
 
