@@ -1,9 +1,8 @@
 """The gateway's process: opens what it needs, serves, and closes it again. Called by `__main__`; the only place that
 wires things together.
 
-    callers --HTTP--> uvicorn, the shim --+
-                                          | a unix socket of our own
-    callers, trainers --gRPC--------------+--> one gRPC server: interceptors, services, dispatcher --> store
+    callers --HTTP--> uvicorn, the shim --loopback--+
+    callers, trainers --gRPC--> the gRPC server ----+--> interceptors --> services, dispatcher --> store
     Prometheus --HTTP--> a thread of its own
 """
 
@@ -14,12 +13,11 @@ import contextlib
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import grpc
@@ -33,6 +31,7 @@ from gateway.assets import AssetService
 from gateway.config import Address, ConfigError, Settings
 from gateway.dispatch import Dispatcher
 from gateway.http import app
+from gateway.http.loopback import Loopback
 from gateway.judges import Judges
 from gateway.metrics import Metrics
 from gateway.pictures import Limits
@@ -106,11 +105,15 @@ class Server:
             StreamMetrics(self._metrics.registry),
         )
 
-        folder = self._opened.enter_context(tempfile.TemporaryDirectory(prefix="tunesmith-"))  # mode 0700
-        self._private = f"unix:{folder}/grpc.sock"
-        self._grpc, self._grpc_address = self._build_grpc()
-        self._channel = grpc.aio.insecure_channel(self._private, options=app.CHANNEL_OPTIONS)
-        self._opened.push_async_callback(self._channel.close)
+        chain = interceptors.chain(
+            authenticate=partial(keys.authenticate, self._database),
+            authenticate_trainer=partial(keys.authenticate_trainer, self._database),
+            record=self._metrics.rpc,
+        )
+        self._grpc = grpc.aio.server(interceptors=chain, options=GRPC_OPTIONS)
+        self._loopback = Loopback(chain)
+        self._add_services()
+        self._grpc_address = Address(settings.grpc.host, self._add_port())
         self._http = self._build_http()
         scrapes = self._metrics.serve(settings.metrics)
         self._opened.callback(scrapes.close)
@@ -161,10 +164,9 @@ class Server:
         # Trainers are told to reconnect elsewhere. Waits until their streams have ended, at most the grace time.
         await self._dispatcher.shutdown(grace)
 
-        # HTTP takes no more connections. The requests that are open are calls too, and waited for as such.
+        # Waits for the calls that are open, at most the grace time; then they are cancelled. HTTP takes no more
+        # connections meanwhile, and does the same with its requests: serve waits for that.
         self._http.should_exit = True
-
-        # Waits for the calls that are open, at most the grace time; then they are cancelled.
         await self._grpc.stop(grace)
 
     def _bind(self, address: Address) -> socket.socket:
@@ -184,14 +186,8 @@ class Server:
         root = Path(unquote(urlsplit(self._settings.objects_url.get_secret_value()).path))
         return LocalObjects(root, public_url, self._settings.signing_secret.get_secret_value().encode())
 
-    def _build_grpc(self) -> tuple[grpc.aio.Server, Address]:
-        """The gRPC server with its services and its two doors."""
-        chain = interceptors.chain(
-            authenticate=partial(keys.authenticate, self._database),
-            authenticate_trainer=partial(keys.authenticate_trainer, self._database),
-            record=self._metrics.rpc,
-        )
-        server = grpc.aio.server(interceptors=chain, options=GRPC_OPTIONS)
+    def _add_services(self) -> None:
+        """Both servers get the callers' services; trainers, health checks and reflection come over gRPC alone."""
         uploads = Uploads(
             self._database,
             self._objects,
@@ -200,29 +196,26 @@ class Server:
             max_picture_bytes=self._settings.max_picture_bytes,
             max_weights_bytes=self._settings.max_weights_bytes,
         )
-        assets = AssetService(self._database, self._objects, uploads)
-        tune_service_pb2_grpc.add_TuneServiceServicer_to_server(TuneService(self._database, self._watch), server)
-        asset_service_pb2_grpc.add_AssetServiceServicer_to_server(assets, server)
-        trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server(
-            TrainerServicer(self._dispatcher, interceptors.trainer_id), server
-        )
-
+        tune_service = TuneService(self._database, self._watch)
+        asset_service = AssetService(self._database, self._objects, uploads)
+        for server in (self._grpc, cast(Any, self._loopback)):  # what the generated code calls of a server, it has
+            tune_service_pb2_grpc.add_TuneServiceServicer_to_server(tune_service, server)
+            asset_service_pb2_grpc.add_AssetServiceServicer_to_server(asset_service, server)
+        trainer_servicer = TrainerServicer(self._dispatcher, interceptors.trainer_id)
+        trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server(trainer_servicer, self._grpc)
         self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = [service.full_name for service in SERVICES]
-        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc)
 
-        server.add_insecure_port(self._private)
-        return server, Address(self._settings.grpc.host, self._add_port(server))
-
-    def _add_port(self, server: grpc.aio.Server) -> int:
-        """Binds the public address, with TLS where it is configured."""
+    def _add_port(self) -> int:
+        """Binds the gRPC address, with TLS where it is configured."""
         settings = self._settings
         try:
             if settings.tls_certificate is None or settings.tls_key is None:
-                return int(server.add_insecure_port(str(settings.grpc)))
+                return int(self._grpc.add_insecure_port(str(settings.grpc)))
             pair = settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()
-            return int(server.add_secure_port(str(settings.grpc), grpc.ssl_server_credentials([pair])))
+            return int(self._grpc.add_secure_port(str(settings.grpc), grpc.ssl_server_credentials([pair])))
         except RuntimeError as exc:
             raise ConfigError(f"TUNESMITH_GRPC={settings.grpc}: cannot listen there") from exc
         except OSError as exc:
@@ -231,7 +224,7 @@ class Server:
     def _build_http(self) -> uvicorn.Server:
         """The HTTP server over the shim."""
         shim = app.build(
-            self._channel, CALLER_SERVICES, objects=self._objects, health=self._say_health, record=self._metrics.http
+            self._loopback, CALLER_SERVICES, objects=self._objects, health=self._say_health, record=self._metrics.http
         )
         return Uvicorn(
             uvicorn.Config(

@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 from PIL import Image
 
 from gateway import catalogue, interceptors
@@ -20,6 +19,7 @@ from gateway.assets import AssetService
 from gateway.judges import Judges
 from gateway.metrics import Metrics
 from gateway.pictures import Limits
+from gateway.status import received
 from gateway.tunes import TuneService
 from gateway.uploads import Uploads, incoming_key
 from gateway.watch import Watch
@@ -197,15 +197,9 @@ async def refused(call: Awaitable[Any]) -> Refused:
     """What a call is refused with; fails where it is not."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
-    told = Refused(caught.value.code(), "", message=caught.value.details() or "")
-    packed = dict(caught.value.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in status_pb2.Status.FromString(bytes(packed)).details:
-        if detail.Unpack(info):
-            told.reason = info.reason
-        if detail.Unpack(bad):
-            told.violations = {one.field: one.description for one in bad.field_violations}
-    return told
+    error = caught.value
+    told = received(error.code(), error.details(), error.trailing_metadata())
+    return Refused(told.code, told.reason, {one.field: one.description for one in told.violations}, told.message)
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,12 @@ async def test_gateway_serves_http_grpc_health_reflection_and_metrics(gateway: G
     assert {asset["name"] for asset in json.loads(assets)["data"]} >= {"tiny-shapes"}
     assert b"tunesmith_build_info" in metrics
     async with grpc.aio.insecure_channel(gateway.ready["grpc"]) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         for service in ("", "tunesmith.v1.TuneService", "tunesmith.trainer.v1.TrainerService"):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        reflecting = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        stubs: Any = reflection_pb2_grpc  # its type stubs know no asynchronous channel
+        reflecting = stubs.ServerReflectionStub(channel).ServerReflectionInfo()
         await reflecting.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         services = {one.name for one in (await reflecting.read()).list_services_response.service}
         assert {"tunesmith.v1.TuneService", "tunesmith.v1.AssetService"} <= services
@@ -133,7 +134,7 @@ async def test_sigterm_ends_watchers_and_the_process_soon_and_cleanly(gateway: G
         tunes = tune_service_pb2_grpc.TuneServiceStub(channel)
         metadata = (("authorization", f"Bearer {secret}"),)
         watching = tunes.WatchTune(tune_service_pb2.WatchTuneRequest(id=answer["id"]), metadata=metadata)
-        first = await watching.read()
+        first = await anext(aiter(watching))
         started = time.monotonic()
 
         gateway.process.send_signal(signal.SIGTERM)
