@@ -15,16 +15,17 @@ Measured elsewhere on PostgreSQL, a million tunes, 100,000 of them queued, 1,000
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Float, Integer, bindparam, cast, exists, not_, or_, select, true, update
+from sqlalchemy import Float, Integer, bindparam, cast, exists, not_, or_, select, true
 
 from store.database import Transaction
 from store.dialect import among, later, now
 from store.events import Entry, status_changed
 from store.leases import SILENCE, Claim, LeaseRef, Offer, Snapshot, has_ended
-from store.moves import POISON_LIMIT, change, end_lost, move
+from store.moves import LOST, POISON_LIMIT, end_lost, move
 from store.states import LEASED, TuneState
 from store.tables import IS_QUEUED, Asset, Tune, assets, liveness, queues, record, tenants, tunes
 
@@ -75,7 +76,6 @@ async def _next(transaction: Transaction, fits: dict[str, Any], warm: Sequence[s
             return None
         tune = await _head(transaction, tenant.id, fits, warm)
         if tune is not None:
-            await transaction.execute(_SERVED, {"tenant": tenant.id})
             return tune
         passed.append(tenant.id)
 
@@ -99,7 +99,6 @@ _NEEDIEST_WAITING = (
     .with_for_update(key_share=True, of=tenants)
 )
 _NEEDIEST = _NEEDIEST_WAITING.with_for_update(key_share=True, skip_locked=True, of=tenants)
-_SERVED = update(tenants).where(tenants.c.id == bindparam("tenant")).values(served_at=now())
 
 
 async def _head(transaction: Transaction, tenant_id: str, fits: dict[str, Any], warm: Sequence[str]) -> Tune | None:
@@ -166,27 +165,27 @@ async def _assign(
 ) -> Claim | Tune:
     rows = await transaction.execute(_ASSETS, {"ids": [tune.checkpoint_id, *(id for id, _ in tune.files)]})
     known = {row.id: record(Asset, row) for row in rows}
-    if tune.available is None:  # judged once, so that a later attempt sees the same pictures
-        tune = await _judge_files(transaction, tune, known)
-        if tune.state is TuneState.FAILED:
-            return tune
+    judged = _judge_files(tune, known)
     checkpoint = known[tune.checkpoint_id]
-    if checkpoint.source is None and checkpoint.object_key is None:
-        return await _fail(transaction, tune, "CHECKPOINT_UNREADY", f"{_called(checkpoint)} has not been uploaded.")
+    if judged.failure is None and checkpoint.source is None and checkpoint.object_key is None:
+        judged = replace(judged, failure=("CHECKPOINT_UNREADY", f"{_called(checkpoint)} has not been uploaded."))
+    if judged.failure is not None:
+        return await _fail(transaction, tune, judged)
+    tune = await _lease(transaction, tune, judged, crashes, offer, lease_seconds)
     left_out = {*tune.rejected, *tune.unready}
     files = [(known[id], caption) for id, caption in tune.files if id not in left_out]
-    tune = await _lease(transaction, tune, crashes, offer, lease_seconds)
-    lease = LeaseRef(tune.id, tune.lease_epoch, offer.trainer_id)
-    return Claim(lease, tune, files, checkpoint, _snapshot(tune))
+    return Claim(LeaseRef(tune.id, tune.lease_epoch, offer.trainer_id), tune, files, checkpoint, _snapshot(tune))
 
 
 _ASSETS = select(assets).where(among(assets.c.id, "ids"))  # by the primary key; deleted ones too
 
 
-async def _lease(transaction: Transaction, tune: Tune, crashes: int, offer: Offer, lease_seconds: float) -> Tune:
-    entries: list[Entry] = []
+async def _lease(
+    transaction: Transaction, tune: Tune, judged: _Judged, crashes: int, offer: Offer, lease_seconds: float
+) -> Tune:
+    entries = list(judged.entries)
     if tune.state in LEASED:
-        entries.append(status_changed(TuneState.QUEUED, "LEASE_ENDED", "The trainer was lost.", tune.attempts))
+        entries.append(status_changed(TuneState.QUEUED, "LEASE_ENDED", LOST, tune.attempts))
     entries.append(status_changed(TuneState.ASSIGNED, "ASSIGNED", "", tune.attempts))
     return await move(
         transaction,
@@ -201,7 +200,17 @@ async def _lease(transaction: Transaction, tune: Tune, crashes: int, offer: Offe
         crashes=crashes,
         step=tune.snapshot_step or 0,
         phase=None,
+        **judged.values,
     )
+
+
+async def _fail(transaction: Transaction, tune: Tune, judged: _Judged) -> Tune:
+    """Straight from the queue to FAILED (or from a lease that has ended): no attempt could fare better."""
+    assert judged.failure is not None
+    reason, details = judged.failure
+    entries = [*judged.entries, status_changed(TuneState.FAILED, reason, details, tune.attempts)]
+    values = {**judged.values, "status_details": details}
+    return await move(transaction, tune, TuneState.FAILED, entries, **values)
 
 
 def _snapshot(tune: Tune) -> Snapshot | None:
@@ -212,27 +221,40 @@ def _snapshot(tune: Tune) -> Snapshot | None:
     return Snapshot(tune.snapshot_key, tune.snapshot_step, tune.snapshot_sha256, tune.snapshot_size_bytes or 0)
 
 
-async def _judge_files(transaction: Transaction, tune: Tune, known: dict[str, Asset]) -> Tune:
-    """What is not there to be trained on goes into the result, each with its reason; FAILED where the tune cannot go on."""
+@dataclass(frozen=True)
+class _Judged:
+    """How a tune's files stand when it is claimed."""
+
+    entries: Sequence[Entry] = ()
+    """A verdict on each that cannot be used."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Columns of the result."""
+    failure: tuple[str, str] | None = None
+    """(reason, sentence) where the tune cannot go on."""
+
+
+def _judge_files(tune: Tune, known: dict[str, Asset]) -> _Judged:
+    """What is not there to be trained on, each with its reason. Judged once: a later attempt sees the same pictures."""
+    if tune.available is not None:
+        return _Judged()
     faults = [(id, *fault) for id, _ in tune.files if (fault := _fault(known.get(id))) is not None]
     unready = [id for id, reason, _ in faults if reason == "NOT_UPLOADED"]
     rejected = [id for id, reason, _ in faults if reason != "NOT_UPLOADED"]
     good = len(tune.files) - len(faults)
-    sentences = " ".join(f"{_called(known.get(id))} {details}." for id, _, details in faults)
+    values: dict[str, Any] = {"available": good, "rejected": rejected, "unready": unready}
+    if not faults:
+        return _Judged(values=values)
+    sentences = {id: f"{_called(known.get(id))} {details}." for id, _, details in faults}
     verdicts: list[Entry] = [
-        (
-            "verdict",
-            {"file_id": id, "accepted": False, "reason": reason, "details": f"{_called(known.get(id))} {details}."},
-        )
-        for id, reason, details in faults
+        ("verdict", {"file_id": id, "accepted": False, "reason": reason, "details": sentences[id]})
+        for id, reason, _ in faults
     ]
-    judged = {"available": good, "rejected": rejected, "unready": unready}
-    if faults and not (tune.continue_on_rejection and good):
-        why = f"{len(faults)} of {len(tune.files)} files cannot be used. {sentences}"
-        reason = "UNREADY_PICTURES" if unready and not rejected else "REJECTED_PICTURES"
-        return await _fail(transaction, tune, reason, why, verdicts, **judged)
-    details = f"Goes on without {len(faults)} of {len(tune.files)} files. {sentences}" if faults else ""
-    return await change(transaction, tune, verdicts, status_details=details, **judged)
+    which = f"{len(faults)} of {len(tune.files)} files"
+    why = " ".join(sentences.values())
+    if tune.continue_on_rejection and good:
+        return _Judged(verdicts, {**values, "status_details": f"Goes on without {which}. {why}"})
+    reason = "UNREADY_PICTURES" if unready and not rejected else "REJECTED_PICTURES"
+    return _Judged(verdicts, values, (reason, f"{which} cannot be used. {why}"))
 
 
 def _fault(file: Asset | None) -> tuple[str, str] | None:
@@ -249,16 +271,3 @@ def _fault(file: Asset | None) -> tuple[str, str] | None:
 
 def _called(asset: Asset | None) -> str:
     return "A file" if asset is None else f"{asset.name!r} ({asset.id})"
-
-
-async def _fail(
-    transaction: Transaction,
-    tune: Tune,
-    reason: str,
-    details: str,
-    entries: Sequence[Entry] = (),
-    **values: Any,  # noqa: ANN401  # columns
-) -> Tune:
-    """Straight from the queue to FAILED (or from a lease that has ended): no attempt could fare better."""
-    entry = status_changed(TuneState.FAILED, reason, details, tune.attempts)
-    return await move(transaction, tune, TuneState.FAILED, [*entries, entry], status_details=details, **values)

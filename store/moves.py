@@ -62,12 +62,7 @@ async def change(
     """Changes columns of a locked tune and writes its entries; the state stays, unless move() has it among the values."""
     values = {"updated_at": now(), **values, "event_seq": tunes.c.event_seq + len(entries)}
     values = {name: null() if value is None else value for name, value in values.items()}
-    changed = (
-        update(tunes)
-        .where(tunes.c.id == tune.id)
-        .values(**values)
-        .returning(*tunes.c)
-    )
+    changed = update(tunes).where(tunes.c.id == tune.id).values(**values).returning(*tunes.c)
     after = record(Tune, (await transaction.execute(changed)).one())
     await append(transaction, after, entries)
     return after
@@ -78,7 +73,8 @@ async def _count(transaction: Transaction, tune: Tune, to: TuneState) -> None:
     running = (to in LEASED) - (tune.state in LEASED)
     if queued or running:
         counts = {"tenant": tune.tenant_id, "by_queued": queued, "by_running": running}
-        await transaction.execute(_COUNT_TENANT, counts)
+        claimed = tune.state is TuneState.QUEUED and to is TuneState.ASSIGNED
+        await transaction.execute(_COUNT_CLAIMED if claimed else _COUNT_TENANT, counts)
     if queued:
         which = {"tenant": tune.tenant_id, "for_engine": tune.engine, "for_class": tune.memory_class}
         await transaction.execute(_COUNT_QUEUE, {**which, "by_queued": queued})
@@ -89,6 +85,7 @@ _COUNT_TENANT = (
     .where(tenants.c.id == bindparam("tenant"))
     .values(queued=tenants.c.queued + bindparam("by_queued"), running=tenants.c.running + bindparam("by_running"))
 )
+_COUNT_CLAIMED = _COUNT_TENANT.values(served_at=now())
 _COUNT_QUEUE = (
     update(queues)
     .where(

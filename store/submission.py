@@ -88,7 +88,7 @@ async def write_submissions(transaction: Transaction, news: Sequence[NewTune]) -
             answers.append(desk.judge(new))
         except StoreError as refusal:
             answers.append(refusal)
-    await _write(transaction, desk.accepted)
+    await _write(transaction, desk)
     return answers
 
 
@@ -115,6 +115,7 @@ class _Desk:
     by_request: dict[tuple[str, str], Tune]
     assets: dict[str, Any]
     accepted: list[Tune] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     def judge(self, new: NewTune) -> Submitted:
         """Accepts the tune or finds the one that its request made before. StoreError: neither."""
@@ -167,32 +168,31 @@ class _Desk:
         yield from _unstorable(new)
 
     def _accept(self, new: NewTune) -> Tune:
-        tune = Tune(
-            id=new_id("tune"),
-            tenant_id=new.tenant_id,
-            name=new.name,
-            description=new.description,
-            engine=new.engine,
-            memory_class=new.memory_class,
-            checkpoint_id=new.checkpoint_id,
-            checkpoint_ref=new.checkpoint_ref,
-            checkpoint_name=new.checkpoint_name,
-            details={**new.details, "files": [{"file_id": id, "caption": caption} for id, caption in new.files]},
-            trigger_words=list(new.trigger_words),
-            steps=new.steps,
-            continue_on_rejection=new.continue_on_rejection,
-            metadata_=dict(new.metadata),
-            priority=new.priority,
-            request_id=new.request_id,
-            request_hash=new.request_hash,
-            state=TuneState.QUEUED,
-            output_lora_ids=[],
-            rejected=[],
-            unready=[],
-            event_seq=1,
-            created_at=self.now,
-            updated_at=self.now,
-        )
+        given = {
+            "id": new_id("tune"),
+            "tenant_id": new.tenant_id,
+            "name": new.name,
+            "description": new.description,
+            "engine": new.engine,
+            "memory_class": new.memory_class,
+            "checkpoint_id": new.checkpoint_id,
+            "checkpoint_ref": new.checkpoint_ref,
+            "checkpoint_name": new.checkpoint_name,
+            "details": {**new.details, "files": [{"file_id": id, "caption": caption} for id, caption in new.files]},
+            "trigger_words": list(new.trigger_words),
+            "steps": new.steps,
+            "continue_on_rejection": new.continue_on_rejection,
+            "metadata": dict(new.metadata),
+            "priority": new.priority,
+            "request_id": new.request_id,
+            "request_hash": new.request_hash,
+            "state": TuneState.QUEUED,
+            "event_seq": 1,
+            "created_at": self.now,
+            "updated_at": self.now,
+        }
+        tune = record(Tune, {**_BLANK, "output_lora_ids": [], "rejected": [], "unready": [], **given})
+        self.rows.append(given)
         self.accepted.append(tune)
         self.by_name[new.tenant_id, new.name] = tune
         if new.request_id is not None:
@@ -256,10 +256,11 @@ _ASSETS = select(assets.c.id, assets.c.tenant_id, assets.c.asset_type, assets.c.
 )
 
 
-async def _write(transaction: Transaction, accepted: Sequence[Tune]) -> None:
+async def _write(transaction: Transaction, desk: _Desk) -> None:
+    accepted = desk.accepted
     if not accepted:
         return
-    await transaction.execute(_INSERT_TUNES, [_row(tune) for tune in accepted])
+    await transaction.execute(_INSERT_TUNES, desk.rows)
     await transaction.execute(_INSERT_EVENTS, [_first_event(tune) for tune in accepted])
     by_tenant = Counter(tune.tenant_id for tune in accepted)
     await transaction.execute(_COUNT, [{"tenant": id, "more": more} for id, more in sorted(by_tenant.items())])
@@ -275,29 +276,8 @@ async def _write(transaction: Transaction, accepted: Sequence[Tune]) -> None:
         transaction.wake("queue", engine)
 
 
-#: What a new tune sets; the other columns have their defaults in the table.
-_COLUMNS = [
-    "id",
-    "tenant_id",
-    "name",
-    "description",
-    "engine",
-    "memory_class",
-    "checkpoint_id",
-    "checkpoint_ref",
-    "checkpoint_name",
-    "details",
-    "trigger_words",
-    "steps",
-    "continue_on_rejection",
-    "priority",
-    "request_id",
-    "request_hash",
-    "state",
-    "event_seq",
-    "created_at",
-    "updated_at",
-]
+#: A tune as its defaults make it.
+_BLANK = {name: field.get_default() for name, field in Tune.model_fields.items() if not field.is_required()}
 _INSERT_TUNES = insert(tunes)
 _INSERT_EVENTS = insert(events).values(seq=1, epoch=0, kind="status_changed")
 _COUNT = update(tenants).where(tenants.c.id == bindparam("tenant")).values(queued=tenants.c.queued + bindparam("more"))
@@ -306,10 +286,6 @@ _COUNT_QUEUES = text(
     "INSERT INTO queues (tenant_id, engine, memory_class, queued) VALUES (:tenant_id, :engine, :memory_class, :queued)"
     " ON CONFLICT (tenant_id, engine, memory_class) DO UPDATE SET queued = queues.queued + excluded.queued"
 )
-
-
-def _row(tune: Tune) -> dict[str, Any]:
-    return {name: getattr(tune, name) for name in _COLUMNS} | {"metadata": tune.metadata_}
 
 
 def _first_event(tune: Tune) -> dict[str, Any]:
