@@ -148,14 +148,15 @@ class Up:
         trainers: list[asyncio.Task[None]] = []
         stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({asyncio.create_task(serving.wait()), stopping}, return_when=asyncio.FIRST_COMPLETED)
+            first = asyncio.create_task(serving.wait())
+            await asyncio.wait({first, stopping, gateway}, return_when=asyncio.FIRST_COMPLETED)
             if serving.is_set():
                 trainers = [asyncio.create_task(trainer.run(self._announce)) for trainer in self._trainers]
             await asyncio.wait({stopping, gateway, *trainers}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             # Trainers first: what they give back on leaving, the gateway still has to write down.
             await _ended(trainers)
-            await _ended([gateway])
+            await _ended([gateway, first, stopping])
             if self._ready_file is not None:
                 self._ready_file.unlink(missing_ok=True)
         for task in (gateway, *trainers):
