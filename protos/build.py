@@ -55,7 +55,7 @@ def image(path: Path) -> None:
 
 
 def validate_descriptors(folder: Path) -> Path:
-    """Writes the descriptor set of buf/validate/validate.proto, which the protovalidate wheel carries in its own module.
+    """Writes the descriptor set of buf/validate/validate.proto, which the protovalidate wheel has in its own module.
 
     So no third-party .proto is copied into this tree. protoc wants the imports in the same set.
     """
