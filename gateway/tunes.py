@@ -13,12 +13,12 @@ from google.protobuf.empty_pb2 import Empty
 
 from gateway import wire
 from gateway.interceptors import caller
+from gateway.places import Places
 from gateway.status import Refusal
 from gateway.watch import Closing, Watch
-from store import assets, events, trainers, tunes
+from store import assets, events, tunes
 from store.database import Database
 from store.errors import InvalidReference, NotFound
-from store.states import TuneState
 from store.tables import Asset, Tune
 from store.tunes import NewTune, Submitted
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
@@ -33,6 +33,7 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
     def __init__(self, database: Database, watch: Watch) -> None:
         self._database = database
         self._watch = watch
+        self._places = Places(database)
 
     async def CreateTune(  # noqa: N802  - the proto's name, as all below
         self, request: tune_service_pb2.CreateTuneRequest, context: Context
@@ -141,25 +142,8 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
 
     async def _standings(self, rows: Sequence[Tune]) -> list[tune_pb2.Tune]:
         """The rows as messages, those that are pending with their place in the queue and the reason."""
-        queued = [row for row in rows if row.state is TuneState.QUEUED]
-        places: dict[str, int] = {}
-        if queued:
-            places = await tunes.queue_positions(self._database, queued[0].tenant_id, [row.id for row in queued])
-        needs = {(row.engine, row.memory_class) for row in queued}
-        offered = {need: await trainers.offers_engine(self._database, *need) for need in needs}
+        found = [await self._places.standing(row) for row in rows]
         return [
-            wire.tune(row, queue_position=places.get(row.id), pending_reason=pending_reason(row, offered))
-            for row in rows
+            wire.tune(row, queue_position=place, pending_reason=reason)
+            for row, (place, reason) in zip(rows, found, strict=True)
         ]
-
-
-def pending_reason(row: Tune, offered: dict[tuple[str, int], bool]) -> str | None:
-    """Why a tune is still pending; None where it is not. `offered`: (engine, memory class) -> whether they are."""
-    if row.state is TuneState.ASSIGNED:
-        return "a trainer is taking it on"
-    if row.state is not TuneState.QUEUED:
-        return None
-    if offered[row.engine, row.memory_class]:
-        return "it waits for a free trainer"
-    memory = f" with {row.memory_class} GiB of memory" if row.memory_class else ""
-    return f"no connected trainer{memory} offers {row.engine}"

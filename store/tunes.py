@@ -174,6 +174,19 @@ _PLACES = (
 _POSITIONS = select(_PLACES).where(among(_PLACES.c.id, "tunes"))
 
 
+async def queue_order(db: Database, tenant_id: str) -> list[str]:
+    """The tenant's whole queue, the next one first: for a gateway that is asked for many places."""
+    async with db.read() as connection:
+        return list((await connection.execute(_ORDER, {"tenant": tenant_id})).scalars())
+
+
+_ORDER = (
+    select(tunes.c.id)
+    .where(tunes.c.tenant_id == bindparam("tenant"), IS_QUEUED)
+    .order_by(tunes.c.priority.desc(), tunes.c.created_at, tunes.c.id)
+)
+
+
 async def queue_position(db: Database, tune: Tune) -> int | None:
     """Place of one tune; None where it is not queued."""
     return (await queue_positions(db, tune.tenant_id, [tune.id])).get(tune.id)

@@ -1,0 +1,65 @@
+"""Remembered answers: how long they last, and who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.places import Remembered
+
+
+async def test_answer_lasts_twenty_times_as_long_as_it_took_and_two_seconds_at_most() -> None:
+    now, took, found = 100.0, 0.01, []
+
+    async def find(key: str) -> int:
+        nonlocal now
+        now += took
+        found.append(key)
+        return len(found)
+
+    remembered = Remembered(find, clock=lambda: now)
+
+    assert await remembered.get("a") == 1
+    now += 0.19
+    assert await remembered.get("a") == 1
+    now += 0.02
+    took = 3.0
+    assert await remembered.get("a") == 2
+    now += 1.9
+    assert await remembered.get("a") == 2
+    now += 0.2
+    assert await remembered.get("a") == 3
+
+
+async def test_who_asks_meanwhile_waits_for_the_same_answer() -> None:
+    asked, go_on = 0, asyncio.Event()
+
+    async def find(key: str) -> int:
+        nonlocal asked
+        asked += 1
+        await go_on.wait()
+        return asked
+
+    remembered = Remembered(find)
+    waiting = [asyncio.create_task(remembered.get("a")) for _ in range(5)]
+    await asyncio.sleep(0)
+    go_on.set()
+
+    assert await asyncio.gather(*waiting) == [1] * 5
+
+
+async def test_answer_that_fails_is_asked_for_again() -> None:
+    away = True
+
+    async def find(key: str) -> str:
+        if away:
+            raise ConnectionError("gone")
+        return "found"
+
+    remembered = Remembered(find)
+    with pytest.raises(ConnectionError):
+        await remembered.get("a")
+    away = False
+
+    assert await remembered.get("a") == "found"
