@@ -1,5 +1,5 @@
 """What Prometheus reads: one registry, the gateway's own series, and the address that serves them. Built by the server,
-which hands its `rpc` and `http` to whoever measures; knows no SQL. The stream's series are in stream_metrics.py.
+which hands its `rpc` and `http` to whoever measures. The stream's series are in stream_metrics.py.
 
 A scrape never waits for the database: what is counted there is read every few seconds into a snapshot, and a scrape
 gets the newest one with its time. All gateways tell the same numbers about it: take the max over them, not the sum.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
@@ -20,12 +21,35 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.config import Address, ConfigError
+from store import trainers, tunes
+from store.database import Database
 from store.tunes import QueueStats
 
 PERIOD = 5.0  # seconds between two readings of the database
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the database says, at one time."""
+
+    queue: QueueStats
+    #: Of all trainers with a stream to any gateway.
+    slots: int
+    #: Of these, without a tune.
+    free_slots: int
+
+
+async def read_snapshot(database: Database) -> Snapshot:
+    """Counts."""
+    connected = await trainers.list_connected(database)
+    return Snapshot(
+        await tunes.queue_stats(database),
+        sum(trainer.slots for trainer in connected),
+        sum(trainer.free_slots for trainer in connected),
+    )
 
 
 class Metrics:
@@ -56,8 +80,10 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
-        self._snapshot: QueueStats | None = None  # written by follow, read by a scrape's thread
+        self._snapshot: Snapshot | None = None  # written by follow, read by a scrape's thread
         self._read_at = 0.0  # seconds since the epoch; the same
+        # Engines that have had a queue: their series go to 0 and do not end, which an autoscaler takes for a fault.
+        self._engines: frozenset[str] = frozenset()  # the same
         self.registry.register(_Queue(self))
 
     def rpc(self, method: str, code: str, seconds: float) -> None:
@@ -72,7 +98,7 @@ class Metrics:
         """One upload was judged; no reason: accepted."""
         self._pictures.labels(reason or "ACCEPTED").inc()
 
-    async def follow(self, read: Callable[[], Awaitable[QueueStats]]) -> None:
+    async def follow(self, read: Callable[[], Awaitable[Snapshot]]) -> None:
         """Reads the database again and again until cancelled. Where that fails, the last snapshot stays."""
         while True:
             try:
@@ -80,6 +106,7 @@ class Metrics:
             except Exception as exc:  # a metric is no reason to end the gateway, whatever the store throws
                 log.warning(f"The queue could not be counted: {exc}", action="queue_count_failed")
             else:
+                self._engines |= snapshot.queue.queued.keys()
                 self._snapshot, self._read_at = snapshot, time.time()
             await asyncio.sleep(PERIOD)
 
@@ -99,14 +126,21 @@ class Metrics:
         snapshot = self._snapshot
         if snapshot is None:
             return
+        queue, none = snapshot.queue, dict.fromkeys(self._engines, 0)
         tables: list[tuple[str, str, str, Mapping[str, float]]] = [
-            ("tunesmith_tunes", "Tunes that have not ended, by state.", "state", snapshot.states),
-            ("tunesmith_queue_tunes", "Tunes that wait for a trainer, by engine.", "engine", snapshot.queued),
+            ("tunesmith_tunes", "Tunes that have not ended, by state.", "state", queue.states),
+            ("tunesmith_queue_tunes", "Tunes that wait for a trainer, by engine.", "engine", none | queue.queued),
             (
                 "tunesmith_queue_oldest_age_seconds",
                 "How long the oldest waiting tune of an engine has waited.",
                 "engine",
-                snapshot.oldest_seconds,
+                none | queue.oldest_seconds,
+            ),
+            (
+                "tunesmith_slots",
+                "Slots of the trainers that are connected to any gateway.",
+                "state",
+                {"free": snapshot.free_slots, "taken": snapshot.slots - snapshot.free_slots},
             ),
         ]
         for name, text, label, values in tables:

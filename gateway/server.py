@@ -33,7 +33,7 @@ from gateway.dispatch import Dispatcher
 from gateway.http import app
 from gateway.http.loopback import Loopback
 from gateway.judges import Judges
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, read_snapshot
 from gateway.pictures import Limits
 from gateway.session import StreamSettings
 from gateway.stream_metrics import StreamMetrics
@@ -41,7 +41,7 @@ from gateway.trainers import TrainerServicer
 from gateway.tunes import TuneService
 from gateway.uploads import Uploads
 from gateway.watch import Watch
-from store import keys, tunes
+from store import keys
 from store.database import Database
 from store.objects.local import LocalObjects
 from tunesmith.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
@@ -125,7 +125,7 @@ class Server:
             background = [
                 tasks.create_task(self._watch.run(), name="watch"),
                 tasks.create_task(self._dispatcher.run(), name="dispatch"),
-                tasks.create_task(self._metrics.follow(partial(tunes.queue_stats, self._database)), name="metrics"),
+                tasks.create_task(self._metrics.follow(partial(read_snapshot, self._database)), name="metrics"),
             ]
             for service in SERVICES:
                 await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
@@ -223,8 +223,14 @@ class Server:
 
     def _build_http(self) -> uvicorn.Server:
         """The HTTP server over the shim."""
+        largest = max(self._settings.max_picture_bytes, self._settings.max_weights_bytes)
         shim = app.build(
-            self._loopback, CALLER_SERVICES, objects=self._objects, health=self._say_health, record=self._metrics.http
+            self._loopback,
+            CALLER_SERVICES,
+            objects=self._objects,
+            health=self._say_health,
+            record=self._metrics.http,
+            limits=app.Limits(upload_bytes=largest),
         )
         return Uvicorn(
             uvicorn.Config(

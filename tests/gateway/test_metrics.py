@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from gateway.config import Address
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, Snapshot
 from store.tunes import QueueStats
 
 
@@ -23,11 +23,16 @@ def scraped(metrics: Metrics) -> str:
         server.close()
 
 
-async def counted(metrics: Metrics, snapshot: QueueStats) -> None:
+def snapshot(queued: dict[str, int], oldest: dict[str, float] | None = None) -> Snapshot:
+    states = {"queued": sum(queued.values()), "running": 1}
+    return Snapshot(QueueStats(states, queued, oldest or {}), slots=3, free_slots=2)
+
+
+async def counted(metrics: Metrics, snapshot: Snapshot) -> None:
     """Lets `follow` read one snapshot."""
     read = asyncio.Event()
 
-    async def answer() -> QueueStats:
+    async def answer() -> Snapshot:
         if read.is_set():
             await asyncio.Event().wait()
         read.set()
@@ -41,23 +46,35 @@ async def counted(metrics: Metrics, snapshot: QueueStats) -> None:
 
 async def test_scrape_tells_the_newest_snapshot_of_the_queue() -> None:
     metrics = Metrics("1.2.3")
-    snapshot = QueueStats({"queued": 3, "running": 1}, {"image/flux-dev": 3}, {"image/flux-dev": 12.5})
 
-    await counted(metrics, snapshot)
+    await counted(metrics, snapshot({"image/flux-dev": 3}, {"image/flux-dev": 12.5}))
 
     text = await asyncio.to_thread(scraped, metrics)
     assert 'tunesmith_tunes{state="queued"} 3.0' in text
     assert 'tunesmith_queue_tunes{engine="image/flux-dev"} 3.0' in text
     assert 'tunesmith_queue_oldest_age_seconds{engine="image/flux-dev"} 12.5' in text
+    assert 'tunesmith_slots{state="free"} 2.0' in text
+    assert 'tunesmith_slots{state="taken"} 1.0' in text
     assert 'tunesmith_build_info{version="1.2.3"} 1.0' in text
+
+
+async def test_queue_that_has_emptied_is_told_as_zero() -> None:
+    metrics = Metrics("1")
+    await counted(metrics, snapshot({"image/flux-dev": 3}, {"image/flux-dev": 12.5}))
+
+    await counted(metrics, snapshot({}))
+
+    text = await asyncio.to_thread(scraped, metrics)
+    assert 'tunesmith_queue_tunes{engine="image/flux-dev"} 0.0' in text
+    assert 'tunesmith_queue_oldest_age_seconds{engine="image/flux-dev"} 0.0' in text
 
 
 async def test_database_that_fails_leaves_the_last_snapshot() -> None:
     metrics = Metrics("1")
-    await counted(metrics, QueueStats({"queued": 1}, {}, {}))
+    await counted(metrics, snapshot({}))
     tried = asyncio.Event()
 
-    async def fail() -> QueueStats:
+    async def fail() -> Snapshot:
         tried.set()
         raise ConnectionError("gone")
 
@@ -90,7 +107,7 @@ async def test_promtool_finds_no_fault() -> None:
     metrics.rpc("/tunesmith.v1.TuneService/GetTune", "OK", 0.003)
     metrics.http("/v1/tunes", "GET", 200, 0.004)
     metrics.judged("TRUNCATED")
-    await counted(metrics, QueueStats({"queued": 1}, {"e": 1}, {"e": 0.5}))
+    await counted(metrics, snapshot({"e": 1}, {"e": 0.5}))
 
     text = await asyncio.to_thread(scraped, metrics)
     command = ["promtool", "check", "metrics"]
