@@ -7,19 +7,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import protovalidate
-from google.protobuf.descriptor import FieldDescriptor
+from buf.validate import validate_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from gateway.http.profile import entry_of, is_map
 from gateway.status import Violation
 
+# Below it no list is long enough to be worth a look before the rules are.
+SMALL = 16 * 1024  # bytes
+
 
 def violations(message: Message) -> list[Violation]:
-    """Returns every rule that the message breaks."""
-    found = [violation.proto for violation in protovalidate.collect_violations(message)]
+    """Returns every rule that the message breaks.
+
+    Of lists longer than they may be only that is told: a rule over a whole list may cost the square of its length.
+    """
+    if message.ByteSize() > SMALL:
+        too_long = list(_too_long(message))
+        if too_long:
+            return too_long
+    try:
+        found = [violation.proto for violation in protovalidate.collect_violations(message)]
+    except protovalidate.EvaluationError:  # it gives up on what takes too long
+        return [Violation("", "is too large to be judged", "TOO_LARGE")]
     broken = [Violation(field_path(v.field), v.message, reason_of(v.rule_id)) for v in found]
     return broken + [Violation(path, "must not contain U+0000", "CONTAINS_NUL") for path in _nuls(message)]
 
@@ -37,6 +52,31 @@ def field_path(field: Any) -> str:  # noqa: ANN401 - protovalidate's FieldPath, 
         if element.subscript is not None:
             path += f"[{json.dumps(element.subscript.value)}]"
     return path
+
+
+def _too_long(message: Any) -> Iterator[Violation]:  # noqa: ANN401 - fields are got by name
+    for path, most, unit in _bounded(message.DESCRIPTOR):
+        found = message
+        for name in path:
+            found = getattr(found, name)
+        if len(found) > most:
+            reason = "REPEATED_MAX_ITEMS" if unit == "items" else "MAP_MAX_PAIRS"
+            yield Violation(".".join(path), f"must contain at most {most} {unit}, not {len(found)}", reason)
+
+
+@cache
+def _bounded(descriptor: Descriptor) -> list[tuple[tuple[str, ...], int, str]]:
+    """Returns path, bound and unit of each list and map with a bound that is reached through single messages."""
+    bounded: list[tuple[tuple[str, ...], int, str]] = []
+    for field in descriptor.fields:
+        rules = field.GetOptions().Extensions[validate_pb2.field]
+        if is_map(field) and rules.map.max_pairs:
+            bounded.append(((field.name,), rules.map.max_pairs, "pairs"))
+        elif field.is_repeated and rules.repeated.max_items:
+            bounded.append(((field.name,), rules.repeated.max_items, "items"))
+        elif field.message_type is not None and not field.is_repeated and field.message_type is not descriptor:
+            bounded += [((field.name, *path), most, unit) for path, most, unit in _bounded(field.message_type)]
+    return bounded
 
 
 def _nuls(message: Message) -> Iterator[str]:

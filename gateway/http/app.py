@@ -29,7 +29,7 @@ from store.objects.local import LocalObjects
 
 __all__ = ["CHANNEL_OPTIONS", "Limits", "build"]
 
-# For a private channel between shim and server, where that is no Loopback. A refusal may hold a violation for each of ten
+# For a private channel between shim and server, where that is no Loopback. A refusal may hold a violation for each of a
 # thousand files, and a list of tunes may be larger than what one message usually may.
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", -1),

@@ -52,6 +52,9 @@ Reader = Callable[[Any, Any, Loc, list[Fault]], None]
 # Returns what protobuf takes, or raises Unreadable.
 Converter = Callable[[Any], Any]
 
+# More are not read for: a body of some megabytes may hold a million faults, and nobody reads so many.
+MOST_FAULTS = 10_000
+
 # google.protobuf nests three messages for each level of a Struct, and parses no deeper than a hundred.
 STRUCT_DEPTH = 24
 
@@ -113,7 +116,7 @@ def _read_keys(
     for key, element in value.items():
         read = fields.get(key)
         if read is None:
-            if strict and key not in known:
+            if strict and key not in known and len(faults) < MOST_FAULTS:
                 faults.append(Fault((*loc, key), "Extra inputs are not permitted", "extra_forbidden"))
         elif element is not None:  # an explicit null is an unset field
             read(message, element, loc, faults)
@@ -218,6 +221,8 @@ def _list_reader(field: FieldDescriptor) -> Reader:
             return
         elements = getattr(message, name)
         for index, element in enumerate(value):
+            if len(faults) >= MOST_FAULTS:
+                return
             if convert is None:
                 reader(descriptor)(elements.add(), element, (*here, index), faults)
                 continue
@@ -243,6 +248,8 @@ def _map_reader(field: FieldDescriptor) -> Reader:
             return
         entries = getattr(message, name)
         for key, element in value.items():
+            if len(faults) >= MOST_FAULTS:
+                return
             try:
                 if convert is None:
                     reader(descriptor)(entries[as_key(key)], element, (*here, key), faults)

@@ -43,11 +43,7 @@ class Template:
     """Sorts the more particular template first: a literal before a variable, a verb before none."""
 
     def values(self, match: re.Match[str]) -> list[str]:
-        """Returns what the variables hold, decoded, in their order.
-
-        Raises:
-            UnicodeDecodeError: A percent-encoding is not UTF-8.
-        """
+        """Returns what the variables hold, decoded, in their order; bytes that are not UTF-8 are lone surrogates."""
         return [_decoded(value, v.many) for v, value in zip(self.variables, match.groups(), strict=True)]
 
 
@@ -70,12 +66,12 @@ def parse(text: str) -> Template:
 
 def _decoded(value: str, many: bool) -> str:
     if "%" not in value:
-        return value.encode("latin-1").decode()
+        return value.encode("latin-1").decode(errors="surrogateescape")
     if not many:
-        return unquote(value, encoding="utf-8", errors="strict")
+        return unquote(value, errors="surrogateescape")
     # By the rule for several segments, whoever reads the value must be able to tell "/" from an encoded one.
     kept = re.sub(r"%(2[Ff])", r"%25\1", value)
-    return unquote(kept, encoding="utf-8", errors="strict")
+    return unquote(kept, errors="surrogateescape")
 
 
 class _Parser:

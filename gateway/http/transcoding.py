@@ -9,6 +9,7 @@ errors are those of gRPC. Types and unknown values are judged here, rules there.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -33,6 +34,9 @@ from gateway.http.writing import field_writer, writer
 from gateway.status import JUDGE_ONLY, Refusal, received
 
 Channel = grpc.aio.Channel | Loopback
+
+# A body from here on is read in a thread: everybody else's requests go on meanwhile.
+LARGE = 256 * 1024  # bytes
 
 # Request headers that are passed on, and the answer's metadata that are not.
 _PASSED_ON = (b"authorization", b"traceparent", b"tracestate")
@@ -151,7 +155,11 @@ class Endpoint:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request = Request(self._new(), _metadata(headers, exchange_of(scope).request_id))
         if self.binding.body:
-            self._read_text(await self._body(headers, receive), request)
+            text = await self._body(headers, receive)
+            if len(text) < LARGE:
+                self._read_text(text, request)
+            else:
+                await asyncio.to_thread(self._read_text, text, request)
         if scope["query_string"]:
             self._read_query(scope["query_string"], request)
         for name, header in self._headers.items():
@@ -187,24 +195,17 @@ class Endpoint:
         self._read_body(request.message, request.body, ("body",), request.faults)
 
     def _read_query(self, query: bytes, request: Request) -> None:
+        # Bytes that are not UTF-8 become lone surrogates, which the parameter's reader refuses at its place.
         texts: dict[str, list[str]] = {}
-        try:
-            for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict"):
-                texts.setdefault(name, []).append(text)
-        except ValueError:
-            request.faults.append(Fault(("query",), "Query should be percent-encoded UTF-8", "string_unicode"))
+        text_of_query = query.decode(errors="surrogateescape")
+        for name, text in parse_qsl(text_of_query, keep_blank_values=True, errors="surrogateescape"):
+            texts.setdefault(name, []).append(text)
         for name, found in texts.items():
             if name in self._query:
                 self._query[name].read_all(found, request)
 
     def _read_path(self, scope: Scope, request: Request) -> None:
-        for variable in self._variables:
-            request.given[variable.dotted] = variable.loc
-        try:
-            values = self.binding.template.values(scope["path_match"])
-        except UnicodeDecodeError:
-            request.faults.append(Fault(("path",), "Path should be percent-encoded UTF-8", "string_unicode"))
-            return
+        values = self.binding.template.values(scope["path_match"])
         for variable, text in zip(self._variables, values, strict=True):
             variable.read(text, request)
 
