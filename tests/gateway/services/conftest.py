@@ -1,4 +1,4 @@
-"""A real gRPC server on loopback with the caller services, on a real SQLite store and a real folder of objects."""
+"""A real gRPC server on loopback with the caller services, on each real database and a real folder of objects."""
 
 from __future__ import annotations
 
@@ -120,14 +120,6 @@ class _Unary(_Key, grpc.aio.UnaryUnaryClientInterceptor):
 class _Stream(_Key, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         return await self._with(continuation, client_call_details, request)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await Database.open(f"sqlite:///{tmp_path}/tunes.db")
-    await opened.migrate()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

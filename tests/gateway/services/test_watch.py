@@ -65,6 +65,7 @@ async def test_resumed_watch_misses_nothing_and_repeats_nothing(tenant: Any, ser
     for step in range(1, 6):
         await reports.record_progress(service.database, lease, "training", step, [metric(step)])
     resumed = tenant.tunes.WatchTune(request(created.id, after_id=seen[-1]))
+    seen.append((await resumed.read()).id)
     await tenant.tunes.DeleteTune(tune_service_pb2.DeleteTuneRequest(id=created.id))
     seen += [event.id async for event in resumed]
 
