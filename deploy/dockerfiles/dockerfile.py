@@ -150,33 +150,41 @@ def words(text: str, variables: Mapping[str, str]) -> list[str]:
     >>> words('A="x $B" C=${D:-e}', {"B": "1"})
     ['A=x 1', 'C=e']
     """
-    found: list[str] = []
-    word: str | None = None  # None between words, so that "" is a word
+    found: list[str | None] = [None]  # None: no word has begun, which is not the same as ""
     quote = ""
     at = 0
     while at < len(text):
         character = text[at]
         if quote != "'" and (match := VARIABLE.match(text, at)):
-            word = (word or "") + _value(match, variables)
+            _add(found, _value(match, variables), splitting=not quote)
             at = match.end()
             continue
         at += 1
         if character == quote:
             quote = ""
         elif not quote and character in "\"'":
-            quote, word = character, word or ""
-        elif not quote and character.isspace():
-            if word is not None:
-                found.append(word)
-            word = None
+            quote = character
+            _add(found, "", splitting=False)
         elif character == "\\" and quote != "'" and at < len(text):
-            word = (word or "") + text[at]
+            _add(found, text[at], splitting=False)
             at += 1
         else:
-            word = (word or "") + character
+            _add(found, character, splitting=not quote)
     if quote:
         raise ValueError(f"{text!r} has a quote that is never closed")
-    return found if word is None else [*found, word]
+    return [word for word in found if word is not None]
+
+
+def _add(found: list[str | None], text: str, *, splitting: bool) -> None:
+    """Adds to the last word; with splitting, blanks end it."""
+    if not splitting:
+        found[-1] = (found[-1] or "") + text
+        return
+    for character in text:
+        if not character.isspace():
+            found[-1] = (found[-1] or "") + character
+        elif found[-1] is not None:
+            found.append(None)
 
 
 def _value(match: re.Match[str], variables: Mapping[str, str]) -> str:

@@ -168,7 +168,7 @@ def inside_pid(process: subprocess.Popen[bytes]) -> int | None:
 
 def enter(pid: int, command: Sequence[str], user: User, folder: str) -> list[str]:
     """The words that run a command beside a running one, as `docker exec` does."""
-    program = [_program("nsenter"), f"--target={pid}", "--pid", "--mount", "--root", f"--wd={folder}"]
+    program = [_program("nsenter"), f"--target={pid}", "--pid", "--mount", "--root", f"--wdns={folder}"]
     return [*program, f"--setgid={user.gid}", f"--setuid={user.uid}", "--", *command]
 
 
