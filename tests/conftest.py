@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -37,18 +38,26 @@ def postgres_url(postgres_server: PostgresServer, postgres_template: str) -> Ite
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sqlite_folder() -> Iterator[Path]:
+    """In memory where the host has such a folder: a test's commits need not survive a power cut."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="tunesmith-", dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(sqlite_folder: Path) -> Path:
     """A migrated file that is copied and never used."""
-    path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    asyncio.run(_migrate(f"sqlite:///{path}"))
-    return path
+    asyncio.run(_migrate(f"sqlite:///{sqlite_folder / 'template.db'}"))
+    return sqlite_folder / "template.db"
 
 
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+def sqlite_url(sqlite_template: Path, sqlite_folder: Path) -> Iterator[str]:
     """URL of a fresh, migrated SQLite database."""
-    shutil.copy(sqlite_template, tmp_path / "tunesmith.db")
-    return f"sqlite:///{tmp_path / 'tunesmith.db'}"
+    with tempfile.TemporaryDirectory(dir=sqlite_folder) as folder:
+        path = shutil.copy(sqlite_template, Path(folder) / "tunesmith.db")
+        yield f"sqlite:///{path}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
