@@ -37,6 +37,7 @@ from gateway.metrics import Metrics, read_snapshot
 from gateway.pictures import Limits
 from gateway.session import StreamSettings
 from gateway.stream_metrics import StreamMetrics
+from gateway.sweeper import Sweeper
 from gateway.trainers import TrainerServicer
 from gateway.tunes import TuneService
 from gateway.uploads import Uploads
@@ -125,6 +126,7 @@ class Server:
             background = [
                 tasks.create_task(self._watch.run(), name="watch"),
                 tasks.create_task(self._dispatcher.run(), name="dispatch"),
+                tasks.create_task(Sweeper(self._database, self._objects).run(), name="sweep"),
                 tasks.create_task(self._metrics.follow(partial(read_snapshot, self._database)), name="metrics"),
             ]
             for service in SERVICES:
