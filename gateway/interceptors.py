@@ -7,6 +7,7 @@ One story for all rpcs, told once by `Gatekeeper`: the HTTP shim calls the same 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -116,29 +117,35 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 
     def _unary(self, behaviour: Any, method: str) -> Any:  # noqa: ANN401
         async def serve(request: Any, context: Any) -> Any:  # noqa: ANN401
-            started = time.perf_counter()
+            started, left = time.perf_counter(), False
             try:
                 await self._admit(request, context, method)
                 return await behaviour(request, context)
-            except Exception as error:  # never CancelledError: it is no Exception, and grpc wants to see it
+            except asyncio.CancelledError:  # never swallowed: grpc leaks an rpc whose cancellation it does not see
+                left = True
+                raise
+            except Exception as error:
                 await _refuse(context, error)
             finally:
-                self._record(method, _code(context), time.perf_counter() - started)
+                self._record(method, _code(context, left), time.perf_counter() - started)
 
         return serve
 
     def _stream(self, behaviour: Any, method: str) -> Any:  # noqa: ANN401
         async def serve(request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401
-            started = time.perf_counter()
+            started, left = time.perf_counter(), False
             try:
                 await self._admit(request, context, method)
                 async with aclosing(behaviour(request, context)) as messages:
                     async for message in messages:
                         yield message
+            except (asyncio.CancelledError, GeneratorExit):
+                left = True
+                raise
             except Exception as error:
                 await _refuse(context, error)
             finally:
-                self._record(method, _code(context), time.perf_counter() - started)
+                self._record(method, _code(context, left), time.perf_counter() - started)
 
         return serve
 
@@ -237,9 +244,9 @@ async def _refuse(context: Any, error: Exception) -> NoReturn:  # noqa: ANN401
     raise AssertionError("abort raises")
 
 
-def _code(context: Any) -> str:  # noqa: ANN401
+def _code(context: Any, left: bool) -> str:  # noqa: ANN401
     """Returns the code's name that an rpc ends with; for one that its caller has left, CANCELLED."""
-    code = context.code()
-    if context.cancelled():
+    if left:
         return grpc.StatusCode.CANCELLED.name
+    code = context.code()
     return (code if isinstance(code, grpc.StatusCode) else status.code_of(code or 0)).name

@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from starlette.types import Receive, Scope, Send
 
 from gateway.http import errors
-from gateway.http.exchange import Answer, Disconnected, chunk_of, exchange_of, start
+from gateway.http.exchange import Answer, exchange_of, gone, start
 from gateway.http.json import dumps
 from gateway.http.profile import union_of
 from gateway.http.writing import Writer, writer
@@ -101,7 +101,7 @@ class Streams:
         headers = dict(scope["headers"])
         frames: Frames = self._lines if wants_lines(headers.get(b"accept", b"").decode("latin-1")) else self._events
         reading = asyncio.ensure_future(call.read())
-        leaving = asyncio.ensure_future(_gone(receive))
+        leaving = asyncio.ensure_future(gone(receive))
         try:
             await asyncio.wait({reading, leaving}, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
             resumed = b"last-event-id" in headers and frames is self._events
@@ -157,15 +157,6 @@ class Streams:
 async def _send(send: Send, body: bytes) -> None:
     if body:
         await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def _gone(receive: Receive) -> None:
-    """Returns once the caller has closed the connection."""
-    try:
-        while True:
-            await chunk_of(receive)
-    except Disconnected:
-        return
 
 
 def wants_lines(accept: str) -> bool:

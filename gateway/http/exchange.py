@@ -68,3 +68,12 @@ async def chunk_of(receive: Receive) -> tuple[bytes, bool]:
     if event["type"] == "http.disconnect":
         raise Disconnected
     return event.get("body", b""), event.get("more_body", False)
+
+
+async def gone(receive: Receive) -> None:
+    """Returns once the caller has closed the connection; whatever it still sends is dropped."""
+    try:
+        while True:
+            await chunk_of(receive)
+    except Disconnected:
+        return

@@ -6,10 +6,12 @@ sign and serve their own.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Final, cast
 
 import grpc
 from starlette.requests import HTTPConnection
@@ -17,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.http import errors
-from gateway.http.exchange import Answer, chunk_of, exchange_of, start
+from gateway.http.exchange import Answer, Disconnected, chunk_of, exchange_of, gone, start
 from gateway.status import Refusal
 from store.objects.base import ObjectMissing, TooLarge
 from store.objects.local import LocalObjects
@@ -60,7 +62,7 @@ class _Objects:
             if scope["method"] == "PUT":
                 answer: Answer | None = await self._put(scope, receive, key)
             else:
-                answer = await self._get(scope, send, key)
+                answer = await self._get(scope, receive, send, key)
         except Refusal as refusal:
             answer = errors.refused(refusal, exchange.request_id)
         if answer is not None:
@@ -69,9 +71,7 @@ class _Objects:
     def _check(self, request: HTTPConnection, verb: str, key: str) -> None:
         expires = request.query_params.get("expires", "")
         signature = request.query_params.get("signature", "")
-        # What may be downloaded may be looked at.
-        verbs = ("HEAD", "GET") if verb == "HEAD" else (verb,)
-        if not any(self._objects.verify(allowed, key, expires, signature) for allowed in verbs):
+        if not self._objects.verify(verb, key, expires, signature):
             if expires.isdecimal() and int(expires[:12]) < time.time():
                 raise Refusal(
                     grpc.StatusCode.PERMISSION_DENIED, "URL_EXPIRED", "This URL has expired; ask for a new one."
@@ -88,7 +88,7 @@ class _Objects:
             raise errors.too_large(self._most_bytes) from exc
         return Answer(200, b"{}")
 
-    async def _get(self, scope: Scope, send: Send, key: str) -> Answer | None:
+    async def _get(self, scope: Scope, receive: Receive, send: Send, key: str) -> Answer | None:
         size = await self._objects.stat(key)
         if size is None:
             raise _missing()
@@ -98,22 +98,33 @@ class _Objects:
             refusal = Refusal(grpc.StatusCode.OUT_OF_RANGE, "RANGE_NOT_SATISFIABLE", message, http_status=416)
             return errors.refused(refusal, exchange_of(scope).request_id, [("content-range", f"bytes */{size}")])
         first, end = span
-        chunks = self._objects.read(key, first, end)
-        try:
-            opening = await anext(chunks, b"")
-        except ObjectMissing as exc:  # deleted since stat
-            raise _missing() from exc
-        partial = (first, end) != (0, size)
-        headers = [("content-length", str(end - first)), ("content-type", _media_type(opening)), *_HEADERS]
-        if partial:
-            headers.append(("content-range", f"bytes {first}-{end - 1}/{size}"))
-        await start(send, 206 if partial else 200, headers)
-        if scope["method"] == "GET":
-            await send({"type": "http.response.body", "body": opening, "more_body": True})
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        partial = [("content-range", f"bytes {first}-{end - 1}/{size}")] if (first, end) != (0, size) else []
+        reading = cast(AsyncGenerator[bytes, None], self._objects.read(key, first, end))
+        async with aclosing(reading) as chunks:
+            try:
+                opening = await anext(chunks, b"")
+            except ObjectMissing as exc:  # deleted since stat
+                raise _missing() from exc
+            kind = [("content-length", str(end - first)), ("content-type", _media_type(opening))]
+            await start(send, 206 if partial else 200, (*kind, *_HEADERS, *partial))
+            if scope["method"] == "GET":
+                await _send_all(opening, chunks, receive, send)
         await send({"type": "http.response.body", "body": b""})
         return None
+
+
+async def _send_all(opening: bytes, chunks: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    """Sends the body; stops reading gigabytes for a caller that has left, of which `send` says nothing."""
+    leaving = asyncio.ensure_future(gone(receive))
+    try:
+        await send({"type": "http.response.body", "body": opening, "more_body": True})
+        async for chunk in chunks:
+            if leaving.done():
+                raise Disconnected
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    finally:
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:

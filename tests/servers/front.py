@@ -5,6 +5,7 @@ Used by the tests of gateway/http and gateway/interceptors; no store, no databas
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,7 +44,14 @@ class FakeTunes(TuneServiceServicer):
     asked: list[Any] = field(default_factory=list)
     callers: list[str] = field(default_factory=list)
     events: list[tune_pb2.TuneEvent | Exception] = field(default_factory=list)
-    cancelled: int = 0
+    pause: asyncio.Event | None = None
+    """Set: a watch waits for it before its first event."""
+    pause_after: asyncio.Event | None = None
+    """Set: a watch waits for it after its last event."""
+    sent: int = 0
+    """Events that watches have sent."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once a watch has ended, however it ended."""
 
     def _ask(self, request: Any) -> None:
         self.asked.append(request)
@@ -60,6 +68,8 @@ class FakeTunes(TuneServiceServicer):
 
     async def GetTune(self, request: Any, context: Any) -> tune_pb2.Tune:  # noqa: N802
         self._ask(request)
+        if request.id == "aborts":
+            await context.abort(grpc.StatusCode.ABORTED, "On purpose.")
         return tune_pb2.Tune(id=request.id)
 
     async def CancelTune(self, request: Any, context: Any) -> tune_pb2.Tune:  # noqa: N802
@@ -81,12 +91,17 @@ class FakeTunes(TuneServiceServicer):
     async def WatchTune(self, request: Any, context: Any) -> AsyncIterator[tune_pb2.TuneEvent]:  # noqa: N802
         self._ask(request)
         try:
+            if self.pause is not None:
+                await self.pause.wait()
             for event in self.events:
                 if isinstance(event, Exception):
                     raise event
+                self.sent += 1
                 yield event
+            if self.pause_after is not None:
+                await self.pause_after.wait()
         finally:
-            self.cancelled += context.cancelled()
+            self.left.set()
 
 
 @dataclass
@@ -101,6 +116,8 @@ class Front:
     """(method, code) of each rpc that has ended."""
     requests: list[tuple[str, str, int]]
     """(route, verb, status) of each HTTP request that was answered."""
+    answered: asyncio.Event
+    """Set once an HTTP request was answered."""
 
 
 @asynccontextmanager
@@ -112,6 +129,11 @@ async def front(*, socket: bool = False, **options: Any) -> AsyncIterator[Front]
     tunes = FakeTunes()
     rpcs: list[tuple[str, str]] = []
     requests: list[tuple[str, str, int]] = []
+    answered = asyncio.Event()
+
+    def record(route: str, verb: str, status: int, seconds: float) -> None:
+        requests.append((route, verb, status))
+        answered.set()
 
     async def authenticate(secret: str) -> Caller | None:
         return KEYS.get(secret)
@@ -136,13 +158,13 @@ async def front(*, socket: bool = False, **options: Any) -> AsyncIterator[Front]
             app = build(
                 channel if socket else loopback,
                 SERVICES,
-                record=lambda route, verb, status, seconds: requests.append((route, verb, status)),
+                record=record,
                 **options,
             )
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             key = {"authorization": "Bearer ts_all"}
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=key) as client:
-                yield Front(tunes, app, client, channel, rpcs, requests)
+                yield Front(tunes, app, client, channel, rpcs, requests, answered)
         await server.stop(0)
 
 

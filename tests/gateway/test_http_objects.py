@@ -1,0 +1,226 @@
+"""The local store's signed URLs, over real connections where streaming matters."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+import structlog
+
+from gateway.http.transcoding import Limits
+from store.objects.local import LocalObjects
+from tests.servers.front import front
+from tests.servers.uvicorn import served
+
+KEY = "incoming/assets/asset_1"
+PICTURE = b"\x89PNG" + bytes(range(256)) * 20
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    return LocalObjects(tmp_path, "http://gateway", b"secret")
+
+
+@pytest.fixture
+async def http(objects: LocalObjects) -> AsyncIterator[httpx.AsyncClient]:
+    async with front(objects=objects, limits=Limits(upload_bytes=100_000)) as door:
+        door.http.headers.pop("authorization")
+        yield door.http
+
+
+async def chunks_of(content: bytes, size: int = 1000) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def stored(objects: LocalObjects, content: bytes = PICTURE) -> str:
+    await objects.write(KEY, chunks_of(content))
+    return await objects.sign_get(KEY)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_what_is_put_is_got(http: httpx.AsyncClient, objects: LocalObjects, chunked: bool) -> None:
+    put = await http.put(await objects.sign_put(KEY), content=chunks_of(PICTURE) if chunked else PICTURE)
+    got = await http.get(await objects.sign_get(KEY))
+
+    assert (put.status_code, put.json()) == (200, {})
+    assert (got.status_code, got.content) == (200, PICTURE)
+    assert got.headers["content-type"] == "image/png"
+    assert got.headers["content-length"] == str(len(PICTURE))
+    assert got.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_an_upload_of_nothing_is_an_empty_object(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    assert (await http.put(await objects.sign_put(KEY))).status_code == 200
+    got = await http.get(await objects.sign_get(KEY))
+
+    assert (got.status_code, got.content) == (200, b"")
+
+
+async def test_a_page_uploaded_is_no_page_when_it_is_got(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    got = await http.get(await stored(objects, b"<html><script>alert(1)</script>"))
+
+    assert got.headers["content-type"] == "application/octet-stream"
+    assert "sandbox" in got.headers["content-security-policy"]
+
+
+async def test_head_tells_the_size_with_a_download_url(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    answer = await http.head(await stored(objects))
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-length"] == str(len(PICTURE))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "first", "end"),
+    [
+        ("bytes=0-0", 206, 0, 1),
+        ("bytes=10-19", 206, 10, 20),
+        ("bytes=5000-", 206, 5000, None),
+        ("bytes=-7", 206, -7, None),
+        ("bytes=5120-99999", 206, 5120, None),
+        ("bytes=-99999", 200, 0, None),
+        ("bytes=0-", 200, 0, None),
+        ("bytes=9-5", 200, 0, None),
+        ("bytes=0-1,3-4", 200, 0, None),
+        ("bytes=-", 200, 0, None),
+        ("lines=1-2", 200, 0, None),
+        ("bytes=٣-٤", 200, 0, None),
+    ],
+)
+async def test_a_range_is_sent_where_it_is_one(
+    http: httpx.AsyncClient, objects: LocalObjects, wanted: str, status: int, first: int, end: int | None
+) -> None:
+    got = await http.get(await stored(objects), headers=[(b"range", wanted.encode())])
+
+    assert (got.status_code, got.content) == (status, PICTURE[first:end])
+    if status == 206:
+        start = first % len(PICTURE)
+        assert got.headers["content-range"] == f"bytes {start}-{start + len(got.content) - 1}/{len(PICTURE)}"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=5124-", "bytes=999999999999999999-", "bytes=-0"])
+async def test_a_range_past_the_end_is_416(http: httpx.AsyncClient, objects: LocalObjects, wanted: str) -> None:
+    got = await http.get(await stored(objects), headers={"range": wanted})
+
+    assert got.status_code == 416
+    assert got.headers["content-range"] == "bytes */5124"
+    assert got.json()["reason"] == "RANGE_NOT_SATISFIABLE"
+
+
+async def test_a_url_opens_what_was_signed_and_nothing_else(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    get = await stored(objects)
+    put = await objects.sign_put(KEY)
+    attempts = [
+        await http.put(get, content=b"x"),
+        await http.get(put),
+        await http.get(get.replace("asset_1", "asset_2")),
+        await http.get(get.replace("asset_1", "..%2Fassets/asset_1")),
+        await http.get(get + "0"),
+        await http.get(get.replace("signature=", "signature=é")),
+        await http.get(get.replace("expires=", "expires=1")),
+        await http.get(get.split("?")[0]),
+        await http.get(get.replace("expires=", "expires=x")),
+    ]
+
+    assert {answer.status_code for answer in attempts} == {403}
+    assert {answer.json()["reason"] for answer in attempts} == {"BAD_SIGNATURE"}
+
+
+async def test_an_expired_url_says_so(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    await stored(objects)
+
+    answer = await http.get(await objects.sign_get(KEY, expires_seconds=-10))
+
+    assert (answer.status_code, answer.json()["reason"]) == (403, "URL_EXPIRED")
+
+
+async def test_nothing_uploaded_is_404(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    answer = await http.get(await objects.sign_get(KEY))
+
+    assert (answer.status_code, answer.json()["reason"]) == (404, "OBJECT_MISSING")
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_an_upload_too_large_is_413_and_leaves_nothing(
+    http: httpx.AsyncClient, objects: LocalObjects, chunked: bool, tmp_path: Path
+) -> None:
+    large = b"x" * 100_001
+
+    answer = await http.put(await objects.sign_put(KEY), content=chunks_of(large) if chunked else large)
+
+    assert (answer.status_code, answer.json()["reason"]) == (413, "TOO_LARGE")
+    assert await objects.stat(KEY) is None
+    assert not files_in(tmp_path)
+
+
+async def test_a_wrong_verb_is_405(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    answer = await http.delete(await objects.sign_put(KEY))
+
+    assert answer.status_code == 405
+    assert sorted(answer.headers["allow"].split(", ")) == ["GET", "HEAD", "PUT"]
+
+
+async def test_no_signature_is_logged(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    put = await objects.sign_put(KEY)
+    signature = parse_qs(urlsplit(put).query)["signature"][0]
+
+    with structlog.testing.capture_logs() as logs:
+        await http.put(put, content=PICTURE)
+        await http.put(put + "0", content=PICTURE)
+
+    assert [entry["status"] for entry in logs] == [200, 403]
+    assert signature not in json.dumps(logs)
+    assert "expires" not in json.dumps(logs)
+
+
+async def test_an_upload_of_many_megabytes_streams_through(objects: LocalObjects) -> None:
+    content = os.urandom(1024) * 20_000
+
+    async with front(objects=objects) as door, served(door.app) as (host, port), httpx.AsyncClient() as client:
+        base = f"http://{host}:{port}"
+        put = await client.put((await objects.sign_put(KEY)).replace("http://gateway", base), content=content)
+        got = await client.get((await objects.sign_get(KEY)).replace("http://gateway", base))
+
+    assert put.status_code == 200
+    assert hashlib.sha256(got.content).digest() == hashlib.sha256(content).digest()
+
+
+async def test_an_upload_broken_off_leaves_nothing(objects: LocalObjects, tmp_path: Path) -> None:
+    async with front(objects=objects) as door, served(door.app) as (host, port):
+        url = urlsplit(await objects.sign_put(KEY))
+        _, writer = await asyncio.open_connection(host, port)
+        writer.write(f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf".encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        await door.answered.wait()
+
+    assert door.requests == [("/v1/objects/{key}", "PUT", 499)]
+    assert await objects.stat(KEY) is None
+    assert not files_in(tmp_path)
+
+
+async def test_a_download_broken_off_stops_the_reading(objects: LocalObjects) -> None:
+    await objects.write(KEY, chunks_of(bytes(64 * 1024 * 1024), size=1024 * 1024))
+
+    async with front(objects=objects) as door, served(door.app) as (host, port):
+        url = urlsplit(await objects.sign_get(KEY))
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await reader.readexactly(1000)
+        writer.transport.abort()
+        await door.answered.wait()
+
+    assert door.requests == [("/v1/objects/{key}", "GET", 200)]
