@@ -104,14 +104,14 @@ class Database:
         return database
 
     @property
-    def is_sqlite(self) -> bool:
-        """Whether one gateway is all that may use it."""
-        return self._writer.dialect.name == "sqlite"
+    def dialect(self) -> str:
+        """ "sqlite", where one gateway is all that may use it, or "postgresql"."""
+        return self._writer.dialect.name
 
     async def migrate(self) -> None:
         """Brings the tables to the newest version; one process at a time does, the others wait."""
         async with self.write() as transaction:
-            if not self.is_sqlite:  # BEGIN IMMEDIATE is lock enough there; here it ends with the transaction
+            if self.dialect == "postgresql":  # BEGIN IMMEDIATE is lock enough there; here it ends with the transaction
                 await transaction.execute(text("SELECT pg_advisory_xact_lock(hashtext('tunesmith.migrate'))"))
                 await transaction.execute(text("SET LOCAL statement_timeout = 0"))
             await transaction.connection.run_sync(migrations.upgrade)
@@ -167,7 +167,7 @@ class Database:
     async def move_clock(self, seconds: float) -> None:
         """Moves the one clock that decides, on PostgreSQL for every process. For tests."""
         self._moved += seconds
-        if not self.is_sqlite:
+        if self.dialect == "postgresql":
             async with self.write() as transaction:
                 await transaction.execute(text(migrations.clock(self._moved)))
 
