@@ -183,7 +183,9 @@ class Steps:
             for flag, value in instruction.flags:
                 assert flag == "mount"
                 self._mount(dict(part.partition("=")[::2] for part in value.split(",")), user, stack)
-            self._room.run(dockerfile.command(instruction.rest), self._variables, user, self.image.folder)
+            log = self._room.root.with_name("log")
+            log.unlink(missing_ok=True)
+            self._room.run(dockerfile.command(instruction.rest), self._variables, user, self.image.folder, log)
 
     def _mount(self, options: dict[str, str], user: User, stack: contextlib.ExitStack) -> None:
         """RUN --mount: `cache` outlives the build; the secret `pip` is this machine's pip settings."""

@@ -52,14 +52,17 @@ class Room:
         ]
         return host.start([*program, *command], {"HOME": user.home, "PATH": PATH, **environment}, log)
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str], user: User, folder: str) -> None:
+    def run(
+        self, command: Sequence[str], environment: Mapping[str, str], user: User, folder: str, log: Path | None = None
+    ) -> None:
         """Runs a command to its end.
 
         Raises:
-            RoomError: It failed; what it said is on the terminal.
+            RoomError: It failed; the end of the log, where there is one, is in the message.
         """
-        if code := self.start(command, environment, user, folder).wait():
-            raise RoomError(f"exit code {code} of: {' '.join(command)}")
+        if code := self.start(command, environment, user, folder, log).wait():
+            said = log.read_text(errors="replace").splitlines()[-40:] if log else []
+            raise RoomError("\n".join([f"exit code {code} of: {' '.join(command)}", *said]))
 
     def user(self, text: str) -> User:
         """Reads USER: "10001:10001", "10001", "name" or "name:group"; what it leaves open stands in /etc/passwd."""
