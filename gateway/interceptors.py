@@ -86,8 +86,8 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         self._callers = callers
         self._trainers = trainers
         self._record = record
-        #: Method -> (servicer's handler, ours around it): made once, not for every rpc.
-        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        #: Its id -> (servicer's handler, ours around it): made once, not for every rpc.
+        self._wrapped: dict[int, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -96,12 +96,11 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Returns the handler with ourselves around it. None, for a method that nobody serves, stays None."""
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        known = self._wrapped.get(method)
-        if handler is None or (known is not None and known[0] is handler):
-            return handler if known is None else known[1]
-        self._wrapped[method] = (handler, self._around(handler, method))
-        return self._wrapped[method][1]
+        if handler is None:
+            return None
+        if id(handler) not in self._wrapped:
+            self._wrapped[id(handler)] = (handler, self._around(handler, handler_call_details.method))
+        return self._wrapped[id(handler)][1]
 
     def _around(self, handler: Any, method: str) -> Handler:  # noqa: ANN401 - grpc has four kinds
         make = {

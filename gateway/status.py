@@ -192,7 +192,7 @@ def received(code: grpc.StatusCode, details: str | None, trailing: Iterable[tupl
     delay = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
     if delay is None and code is grpc.StatusCode.UNAVAILABLE:
         delay = 1.0
-    http_status = info.metadata.get("http_status", "")
+    http_status = info.metadata.get("http_status", "") if ours else ""
     if not ours and code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (details or ""):
         http_status, message = "413", "The request is too large."
     return Refusal(
