@@ -20,6 +20,7 @@ from benchmarks.basics.spread import spread
 from tests.servers.gateway import Gateway
 from tests.servers.photographs import photographs
 from tests.servers.postgres import PostgresServer
+from tests.servers.processes import memory_bytes
 from tests.servers.service import tune_request
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
 
@@ -35,21 +36,21 @@ def measure(quick: bool) -> dict[str, Any]:
 
 
 def _on(database_url: str, folder: Path, rounds: int, tunes: int) -> dict[str, Any]:
-    folder.mkdir()
     with Gateway(database_url, folder) as gateway, gateway.client() as client:
         file_id = client.upload(photographs(folder)[0])
-        before = gateway.memory_bytes()
+        before = memory_bytes(gateway.process.pid)
+        ready = {**gateway.ready, "api_key": gateway.api_key}
         rates: dict[str, list[float]] = {"grpc": [], "http": []}
         for number in range(rounds):
             for way, seen in rates.items():
-                seen.append(_callers(way, gateway.ready, file_id, tunes, f"{way}-{number}"))
+                seen.append(_callers(way, ready, file_id, tunes, f"{way}-{number}"))
         return {
             "grpc_per_second": spread(rates["grpc"], 1),
             "http_per_second": spread(rates["http"], 1),
             "http_over_grpc": spread([h / g for h, g in zip(rates["http"], rates["grpc"], strict=True)]),
             "tunes": 2 * rounds * tunes,
             "gateway_memory_mb_before": round(before / 1e6, 1),
-            "gateway_memory_mb_after": round(gateway.memory_bytes() / 1e6, 1),
+            "gateway_memory_mb_after": round(memory_bytes(gateway.process.pid) / 1e6, 1),
         }
 
 

@@ -20,7 +20,7 @@ def measure(quick: bool) -> dict[str, Any]:
     tunes, idle = (4, 5.0) if quick else (TUNES, 30.0)
     with tempfile.TemporaryDirectory() as folder:
         pictures = photographs(Path(folder))
-        with Service(Path(folder) / "data") as service, service.client() as client:
+        with Service(Path(folder) / "service") as service, service.client() as client:
             files = [client.upload(path) for path in pictures]
             [supervisor] = service.ready["pids"]["trainer"]
             [gateway] = service.ready["pids"]["gateway"]

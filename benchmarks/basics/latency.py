@@ -17,7 +17,7 @@ def measure(quick: bool) -> dict[str, Any]:
     """Seconds from sending POST /v1/tune to hearing of the first step on the event stream."""
     with tempfile.TemporaryDirectory() as folder:
         pictures = photographs(Path(folder))
-        with Service(Path(folder) / "data") as service, service.client() as client:
+        with Service(Path(folder) / "service") as service, service.client() as client:
             files = [client.upload(path) for path in pictures]
             _first_step(client, files, "cold")
             again = [_first_step(client, files, f"warm-{number}") for number in range(3 if quick else 15)]

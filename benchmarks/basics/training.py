@@ -23,7 +23,7 @@ def measure(quick: bool) -> dict[str, Any]:
     pairs, steps = (2, 80) if quick else (5, 300)
     with tempfile.TemporaryDirectory() as folder:
         pictures = photographs(Path(folder))
-        with Service(Path(folder) / "data") as service, service.client() as client:
+        with Service(Path(folder) / "service") as service, service.client() as client:
             files = [client.upload(path) for path in pictures]
             return {f"batch_{batch}": _pairs(client, files, pictures, batch, steps, pairs) for batch in (1, 4)}
 

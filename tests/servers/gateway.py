@@ -4,27 +4,18 @@ is what matters."""
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from store import keys
 from store.database import Database
-from tests.servers.processes import memory_bytes
+from tests.servers.daemon import Daemon
 from tests.servers.service import Client
 
-START_LIMIT = 60.0  # seconds
-STOP_LIMIT = 30.0  # seconds
 QUEUE_LIMIT = 1_000_000  # so many that no benchmark meets it
 
 
-class Gateway:
+class Gateway(Daemon):
     """One `python -m gateway`.
 
     Args:
@@ -34,60 +25,32 @@ class Gateway:
     """
 
     def __init__(self, database_url: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.folder = folder
-        self.ready: dict[str, Any] = {}
         self._database_url = database_url
-        self._environment = {
-            **os.environ,
+        settings = {
             "TUNESMITH_DATABASE_URL": database_url,
             "TUNESMITH_OBJECTS_URL": (folder / "objects").as_uri(),
             "TUNESMITH_HTTP": "127.0.0.1:0",
             "TUNESMITH_GRPC": "127.0.0.1:0",
             "TUNESMITH_METRICS": "127.0.0.1:0",
             "TUNESMITH_SIGNING_SECRET": "5e" * 32,
-            "TUNESMITH_READY_FILE": str(folder / "gateway.json"),
-            **(environment or {}),
         }
+        super().__init__(folder, ["-m", "gateway"], {**settings, **(environment or {})})
 
-    def __enter__(self) -> Gateway:
-        key = asyncio.run(self._make_key())
-        ready_file = self.folder / "gateway.json"
-        ready_file.unlink(missing_ok=True)
-        log = self.folder / "gateway.log"
-        with log.open("ab") as output:
-            command = [sys.executable, "-m", "gateway"]
-            self.process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=output)
-        deadline = time.monotonic() + START_LIMIT
-        while not ready_file.exists():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the gateway is not ready:\n{log.read_text()}")
-            time.sleep(0.05)
-        self.ready = {**json.loads(ready_file.read_text()), "api_key": key, "database_url": self._database_url}
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
+    def start(self, *, wait: bool = True) -> None:
+        """Makes a key, a token for the trainer "trainer-1", and starts it."""
+        self.api_key, self.trainer_token = asyncio.run(self._make_keys())
+        super().start(wait=wait)
 
     def client(self) -> Client:
         """An HTTP caller with a key of its own tenant."""
-        return Client(self.ready["http"], self.ready["api_key"])
+        return Client(self.ready["http"], self.api_key)
 
-    def memory_bytes(self) -> int:
-        """Resident memory of the process."""
-        return memory_bytes(self.process.pid)
-
-    async def _make_key(self) -> str:
+    async def _make_keys(self) -> tuple[str, str]:
         database = await Database.open(self._database_url, wakeups=False)
         try:
             await database.migrate()
             tenant = await keys.find_or_create_tenant(database, "bench", queue_limit=QUEUE_LIMIT)
             _, secret = await keys.create_key(database, tenant.id, "bench")
-            return secret
+            return secret, await keys.create_trainer_token(database, "trainer-1")
         finally:
             await database.close()

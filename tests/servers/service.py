@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,96 +9,24 @@ from typing import Any
 
 import httpx
 
-START_LIMIT = 120.0  # seconds; a cold torch import on a busy machine takes ten
-STOP_LIMIT = 60.0  # seconds
+from tests.servers.daemon import Daemon
 
 
-class Service:
-    """One `tunesmith up` on a folder.
+class Service(Daemon):
+    """One `tunesmith up` on the CPU, on free ports.
 
     Args:
-        folder: Its --data.
+        folder: Its --data is "data" below.
         trainers: How many.
         environment: Added to ours.
-        arguments: Further ones.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        trainers: int = 1,
-        environment: Mapping[str, str] | None = None,
-        arguments: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, folder: Path, *, trainers: int = 1, environment: Mapping[str, str] | None = None) -> None:
+        free = "127.0.0.1:0"
+        arguments = ["--data", str(folder / "data"), "--trainers", str(trainers), "--device", "cpu"]
+        arguments += ["--http", free, "--grpc", free, "--metrics", free, "--ready-file", str(folder / "ready.json")]
+        super().__init__(folder, ["-m", "gateway.cli", "up", *arguments], environment or {})
         self.folder = folder
-        self.ready: dict[str, Any] = {}
-        self._ready_file = folder.with_name(f"{folder.name}.ready.json")
-        self._log_file = folder.with_name(f"{folder.name}.log")
-        self._environment = {**os.environ, "TUNESMITH_THREADS": "1", "OMP_NUM_THREADS": "1", **(environment or {})}
-        self._command = [
-            *(sys.executable, "-m", "gateway.cli", "up", "--data", str(folder), "--trainers", str(trainers)),
-            *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--device", "cpu"),
-            *("--ready-file", str(self._ready_file), *arguments),
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Service:
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def start(self, *, wait: bool = True) -> None:
-        """Starts it, and waits until all processes are ready.
-
-        Raises:
-            RuntimeError: It ended, or was not ready in time; the message has what it said.
-        """
-        self._ready_file.unlink(missing_ok=True)
-        with self._log_file.open("ab") as log:
-            self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
-        if wait:
-            self.wait_ready()
-
-    def wait_ready(self) -> None:
-        """Waits for the ready file. A file, not an event: there is no other way to hear of another process."""
-        deadline = time.monotonic() + START_LIMIT
-        while not self._ready_file.exists():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"`tunesmith up` is not ready (exit code {self.process.poll()}):\n{self.log()}")
-            time.sleep(0.05)
-        self.reread()
-
-    def reread(self) -> None:
-        """Reads the ready file again: process ids change when something was restarted."""
-        self.ready = json.loads(self._ready_file.read_text())
-
-    def stop(self) -> int:
-        """SIGTERM, and waits for the end. Returns the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
-
-    def kill(self) -> None:
-        """SIGKILL: as when the power goes."""
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The `up` process."""
-        assert self._process is not None, "start() comes first"
-        return self._process
-
-    def log(self) -> str:
-        """What all processes have said so far."""
-        return self._log_file.read_text(errors="replace")
 
     def client(self) -> Client:
         """An HTTP caller with the API key that `up` printed."""

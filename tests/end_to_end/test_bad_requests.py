@@ -1,0 +1,102 @@
+"""Requests that are wrong, each answered as docs/api.md says; none of them leaves a tune behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from store import keys
+from store.database import Database
+from tests.servers.service import Client, Service, tune_request
+
+UNKNOWN = "asset_00000000000000000000000000"
+
+
+@pytest.fixture
+def before(client: Client) -> int:
+    total: int = client.get("/v1/tunes").json()["total"]
+    return total
+
+
+def without(key: str) -> dict[str, Any]:
+    body = tune_request("wrong", [UNKNOWN])
+    del body[key]
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "loc"),
+    [
+        (without("details"), ["body", "details"]),
+        (without("name"), ["body", "name"]),
+        (tune_request("wrong", [UNKNOWN], steps=0), ["body", "details", "steps"]),
+        (tune_request("wrong", [UNKNOWN], steps="ten"), ["body", "details", "steps"]),
+        (tune_request("wrong", []), ["body", "details", "files"]),
+        (tune_request("wrong", [UNKNOWN]), ["body", "details", "files", 0, "file_id"]),
+        (tune_request("wrong", [UNKNOWN], seed=2**32), ["body", "details", "seed"]),
+        (tune_request("wrong", [UNKNOWN], hyperparameters={"rnk": 4}), ["body", "details", "hyperparameters", "rnk"]),
+        (
+            tune_request("wrong", [UNKNOWN], base_checkpoint={"checkpoint_id": "nobody:nothing"}),
+            ["body", "details", "base_checkpoint", "checkpoint_id"],
+        ),
+    ],
+)
+def test_wrong_request_is_422_and_names_the_field(
+    client: Client, before: int, body: dict[str, Any], loc: list[str | int]
+) -> None:
+    response = client.post("/v1/tune", json=body)
+
+    assert response.status_code == 422, response.text
+    violations = response.json()["detail"]
+    assert loc in [violation["loc"] for violation in violations]
+    assert all(violation["msg"] and violation["type"] for violation in violations)
+    assert client.get("/v1/tunes").json()["total"] == before
+
+
+def test_malformed_json_is_422_with_its_place(client: Client) -> None:
+    response = client.post("/v1/tune", content=b'{"name": "x", ', headers={"Content-Type": "application/json"})
+
+    assert response.status_code == 422
+    [violation] = response.json()["detail"]
+    assert violation["loc"][0] == "body"
+    assert violation["type"] == "json_invalid"
+
+
+@pytest.mark.parametrize("key", ["x", "ts_wrong", "tt_wrong"])
+def test_wrong_key_is_401(service: Service, key: str) -> None:
+    response = httpx.get(f"{service.ready['http']}/v1/tunes", headers={"Authorization": f"Bearer {key}"})
+
+    assert response.status_code == 401
+    assert set(response.json()) == {"detail", "code", "reason", "request_id"}
+
+
+async def test_file_of_another_tenant_is_as_unknown_as_one_that_is_not_there(
+    service: Service, client: Client, pictures: list[Any]
+) -> None:
+    database = await Database.open(service.ready["database_url"], wakeups=False)
+    stranger = await keys.find_or_create_tenant(database, "stranger")
+    _, key = await keys.create_key(database, stranger.id, "test")
+    await database.close()
+    theirs = client.upload(pictures[0])
+
+    with Client(service.ready["http"], key) as other:
+        foreign = other.post("/v1/tune", json=tune_request("steal", [theirs]))
+        unknown = other.post("/v1/tune", json=tune_request("steal", [UNKNOWN]))
+
+    assert foreign.status_code == unknown.status_code == 422
+    assert foreign.text.replace(theirs, "ID") == unknown.text.replace(UNKNOWN, "ID")
+
+
+def test_engine_that_no_trainer_offers_stays_pending_and_says_why(client: Client, pictures: list[Any]) -> None:
+    files = [client.upload(pictures[0])]
+
+    created = client.tune("too-big", files, base_checkpoint={"checkpoint_id": "octoai:default-sdxl"})
+    tune = client.get(f"/v1/tune/{created['id']}").json()
+    cancelled = client.post(f"/v1/tune/{created['id']}/cancel")
+
+    assert tune["status"] == "pending"
+    assert "image/stable-diffusion-xl-v1-0" in tune["progress"]["pending_reason"]
+    assert tune["progress"]["queue_position"] == 1
+    assert cancelled.json()["status"] == "cancelled"
