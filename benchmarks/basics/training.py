@@ -54,7 +54,8 @@ def _served(client: Client, files: list[str], name: str, batch: int, steps: int)
     ]
     chunks = [chunk for chunk in chunks if chunk[0] >= WARM_UP]
     (first, started), (last, ended) = chunks[0], chunks[-1]
-    return (last - first) / (ended - started).total_seconds()
+    speed: float = (last - first) / (ended - started).total_seconds()
+    return speed
 
 
 def _bare(pictures: list[Path], batch: int, steps: int) -> float:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from diffusers import StableDiffusionPipeline
 
 def main() -> None:
     base, lora = Path(sys.argv[1]), Path(sys.argv[2])
-    pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, torch_dtype=torch.float32)
+    load: Any = StableDiffusionPipeline.from_pretrained  # diffusers has no types
+    pipeline = load(base, safety_checker=None, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
 
     def draw() -> np.ndarray:
