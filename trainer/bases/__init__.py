@@ -1,0 +1,1 @@
+"""Base models that ship with the trainer, so that it can be tried and tested with nothing downloaded."""
