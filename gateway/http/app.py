@@ -23,7 +23,8 @@ from gateway.http import json, transcoding
 from gateway.http.edge import Edge, Recorder, answer_http_exception, answer_refusal
 from gateway.http.exchange import Answer, exchange_of
 from gateway.http.objects import route as objects_route
-from gateway.http.transcoding import Channel, Limits
+from gateway.http.requests import Limits
+from gateway.http.transcoding import Channel
 from gateway.status import Refusal
 from store.objects.local import LocalObjects
 

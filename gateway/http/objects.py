@@ -80,7 +80,7 @@ class _Objects:
 
     async def _put(self, scope: Scope, receive: Receive, key: str) -> Answer:
         declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self._most_bytes:
+        if declared.isdigit() and int(declared[:18]) > self._most_bytes:
             raise errors.too_large(self._most_bytes)
         try:
             await self._objects.write(key, _body(receive), max_bytes=self._most_bytes)

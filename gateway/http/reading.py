@@ -6,31 +6,24 @@ a fault: every one is added to the caller's list, with its place, and what could
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
-import re
-import struct
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from gateway.http.profile import (
-    UNSPECIFIED,
     Union,
     entry_of,
-    enum_names,
     is_map,
     is_strict,
     is_synthetic,
     message_of,
     union_of,
 )
+from gateway.http.scalars import Converter, Unreadable, converter, double, duration, either, parser, string, timestamp
 
 Loc = tuple[str | int, ...]
 """Where in a request: ("body", "details", "files", 1, "file_id")."""
@@ -49,25 +42,12 @@ class Fault:
 
 # (message, value of the key or object, where the message stands, faults). Any: see writing.Writer.
 Reader = Callable[[Any, Any, Loc, list[Fault]], None]
-# Returns what protobuf takes, or raises Unreadable.
-Converter = Callable[[Any], Any]
 
 # More are not read for: a body of some megabytes may hold a million faults, and nobody reads so many.
 MOST_FAULTS = 10_000
 
 # google.protobuf nests three messages for each level of a Struct, and parses no deeper than a hundred.
 STRUCT_DEPTH = 24
-
-_EXACT = 2**53
-
-
-class Unreadable(ValueError):
-    """The value is not what the field wants."""
-
-    def __init__(self, msg: str, kind: str) -> None:
-        super().__init__(msg)
-        self.msg = msg
-        self.kind = kind
 
 
 class Repeated(dict[str, Any]):
@@ -141,7 +121,7 @@ def _union_reader(descriptor: Descriptor, union: Union) -> Reader:
         if tag is None:
             faults.append(Fault((*loc, union.tag), f"Field required: one of {expected}", "missing"))
         elif not isinstance(tag, str) or tag not in arms:
-            faults.append(Fault((*loc, union.tag), f"Input should be {_or(expected)}", "union_tag_invalid"))
+            faults.append(Fault((*loc, union.tag), f"Input should be {either(expected)}", "union_tag_invalid"))
         else:
             return tag
         return None
@@ -264,30 +244,6 @@ def _map_reader(field: FieldDescriptor) -> Reader:
     return read
 
 
-# Scalars, from JSON values.
-
-
-def converter(field: FieldDescriptor) -> Converter:
-    """Returns what checks and converts one JSON value for a scalar field."""
-    if field.enum_type is not None:
-        return _enum(field)
-    if field.type in _INTEGERS:
-        return _integer(*_INTEGERS[field.type])
-    return _SCALARS[field.type]
-
-
-def parser(field: FieldDescriptor) -> Converter:
-    """Returns what reads the text of a query or path parameter, a header or a map's key for a scalar field."""
-    convert = converter(field)
-    if field.type in _INTEGERS:
-        return lambda text: convert(_integer_of(text))
-    if field.type == FieldDescriptor.TYPE_BOOL:
-        return _bool_of
-    if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
-        return lambda text: convert(_number_of(text))
-    return convert
-
-
 def text_reader(field: FieldDescriptor) -> Reader:
     """Returns what reads a parameter's texts into a message: a list of them where the field is repeated, else one.
 
@@ -317,155 +273,7 @@ def is_textual(field: FieldDescriptor) -> bool:
     return not is_map(field) and (field.message_type is None or field.message_type.full_name in _TEXTUAL)
 
 
-def _or(expected: str) -> str:
-    """Turns "'a', 'b', 'c'" into "'a', 'b' or 'c'"."""
-    return " or ".join(expected.rsplit(", ", 1))
-
-
-def _enum(field: FieldDescriptor) -> Converter:
-    numbers = {name: number for number, name in enum_names(field.enum_type).items()}
-    expected = _or(", ".join(f"'{name}'" for name in numbers if name != UNSPECIFIED))
-
-    def convert(value: Any) -> int:  # noqa: ANN401
-        number = numbers.get(value) if isinstance(value, str) else None
-        if number is None:
-            raise Unreadable(f"Input should be {expected}", "enum")
-        return number
-
-    return convert
-
-
-def _integer(least: int, most: int) -> Converter:
-    def convert(value: Any) -> int:  # noqa: ANN401
-        if type(value) is float and math.isfinite(value):
-            # JSON has one kind of number: 10.0 is ten. A fraction is a mistake.
-            if not value.is_integer():
-                raise Unreadable(
-                    "Input should be a valid integer, got a number with a fractional part", "int_from_float"
-                )
-            value = int(value)
-        if type(value) is not int:  # a bool is none, though Python says so
-            raise Unreadable("Input should be a valid integer", "int_type")
-        if value < least:
-            raise Unreadable(f"Input should be greater than or equal to {least}", "greater_than_equal")
-        if value > most:
-            raise Unreadable(f"Input should be less than or equal to {most}", "less_than_equal")
-        return value
-
-    return convert
-
-
-def _string(value: Any) -> str:  # noqa: ANN401
-    if type(value) is not str:
-        raise Unreadable("Input should be a valid string", "string_type")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as exc:
-            raise Unreadable("Input should be a valid string, without lone surrogates", "string_unicode") from exc
-    return value
-
-
-def _bool(value: Any) -> bool:  # noqa: ANN401
-    if type(value) is not bool:
-        raise Unreadable("Input should be a valid boolean", "bool_type")
-    return value
-
-
-def _double(value: Any) -> float:  # noqa: ANN401
-    if type(value) not in (int, float):
-        raise Unreadable("Input should be a valid number", "float_type")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise Unreadable("Input should be a finite number", "finite_number")
-    return number
-
-
-def _float(value: Any) -> float:  # noqa: ANN401
-    number = _double(value)
-    try:
-        return cast(float, struct.unpack("f", struct.pack("f", number))[0])
-    except OverflowError as exc:
-        raise Unreadable("Input should be a finite 32-bit number", "finite_number") from exc
-
-
-def _bytes(value: Any) -> bytes:  # noqa: ANN401
-    if type(value) is not str:
-        raise Unreadable("Input should be a base64 string", "bytes_type")
-    try:
-        return base64.b64decode(value.replace("-", "+").replace("_", "/"), validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise Unreadable("Input should be a base64 string", "value_error") from exc
-
-
-# Scalars, from text.
-
-
-def _integer_of(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,20}", text):
-        raise Unreadable("Input should be a valid integer, unable to parse string as an integer", "int_parsing")
-    return int(text)
-
-
-def _number_of(text: str) -> float:
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
-        raise Unreadable("Input should be a valid number, unable to parse string as a number", "float_parsing")
-    return float(text)
-
-
-def _bool_of(text: str) -> bool:
-    # "True" is what a Python program sends that formats a bool without thinking.
-    truth = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
-    if truth is None:
-        raise Unreadable("Input should be 'true' or 'false'", "bool_parsing")
-    return truth
-
-
 # Well-known messages.
-
-_TIME = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d{2}):(\d{2}))",
-    re.ASCII,
-)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _timestamp(value: Any) -> tuple[int, int]:  # noqa: ANN401
-    if type(value) is not str:
-        raise Unreadable("Input should be a string with a date and time", "datetime_type")
-    match = _TIME.fullmatch(value)
-    try:
-        if match is None:
-            raise ValueError("not RFC 3339")
-        day, time, fraction, sign, hours, minutes = match.groups()
-        moment = datetime.fromisoformat(f"{day}T{time}+00:00")
-        if sign:
-            if int(hours) > 23 or int(minutes) > 59:
-                raise ValueError("no such offset")
-            offset = timedelta(hours=int(hours), minutes=int(minutes))
-            moment += -offset if sign == "+" else offset
-    except (ValueError, OverflowError) as exc:
-        wanted = "2026-01-31T12:00:00Z"
-        raise Unreadable(f"Input should be an RFC 3339 date and time, such as {wanted}", "datetime_parsing") from exc
-    since = moment - _EPOCH
-    return since.days * 86400 + since.seconds, int((fraction or "").ljust(9, "0"))
-
-
-_SPAN = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,9}))?s", re.ASCII)
-_LONGEST = 315_576_000_000  # seconds, ten thousand years: google.protobuf.Duration's own bound
-
-
-def _duration(value: Any) -> tuple[int, int]:  # noqa: ANN401
-    if type(value) is not str:
-        raise Unreadable("Input should be a string with a duration in seconds", "time_delta_type")
-    match = _SPAN.fullmatch(value)
-    if match is None or int(match[2]) > _LONGEST:
-        raise Unreadable("Input should be a duration in seconds, such as 1.5s", "time_delta_parsing")
-    sign = -1 if match[1] else 1
-    return sign * int(match[2]), sign * int((match[3] or "").ljust(9, "0"))
 
 
 def _seconds_reader(convert: Callable[[Any], tuple[int, int]]) -> Reader:
@@ -489,7 +297,7 @@ def _struct(message: Any, value: Any, loc: Loc, faults: list[Fault], depth: int 
         return
     for key, element in value.items():
         try:
-            _value(message.fields[_string(key)], element, (*loc, key), faults, depth + 1)
+            _value(message.fields[string(key)], element, (*loc, key), faults, depth + 1)
         except Unreadable as fault:
             faults.append(Fault((*loc, key), fault.msg, fault.kind))
 
@@ -512,7 +320,7 @@ def _value(message: Any, value: Any, loc: Loc, faults: list[Fault], depth: int =
         elif isinstance(value, bool):
             message.bool_value = value
         elif isinstance(value, str):
-            message.string_value = _string(value)
+            message.string_value = string(value)
         elif isinstance(value, dict):
             message.struct_value.SetInParent()
             _struct(message.struct_value, value, loc, faults, depth)
@@ -520,37 +328,14 @@ def _value(message: Any, value: Any, loc: Loc, faults: list[Fault], depth: int =
             message.list_value.SetInParent()
             _list_value(message.list_value, value, loc, faults, depth)
         else:
-            message.number_value = _double(value)
+            message.number_value = double(value)
     except Unreadable as fault:
         faults.append(Fault(loc, fault.msg, fault.kind))
 
 
-_SCALARS: dict[int, Converter] = {
-    FieldDescriptor.TYPE_STRING: _string,
-    FieldDescriptor.TYPE_BYTES: _bytes,
-    FieldDescriptor.TYPE_BOOL: _bool,
-    FieldDescriptor.TYPE_DOUBLE: _double,
-    FieldDescriptor.TYPE_FLOAT: _float,
-}
-
-_INT32, _UINT32 = (-(2**31), 2**31 - 1), (0, 2**32 - 1)
-_INT64, _UINT64 = (-(2**63), 2**63 - 1), (0, 2**64 - 1)
-_INTEGERS: dict[int, tuple[int, int]] = {
-    FieldDescriptor.TYPE_INT32: _INT32,
-    FieldDescriptor.TYPE_SINT32: _INT32,
-    FieldDescriptor.TYPE_SFIXED32: _INT32,
-    FieldDescriptor.TYPE_UINT32: _UINT32,
-    FieldDescriptor.TYPE_FIXED32: _UINT32,
-    FieldDescriptor.TYPE_INT64: _INT64,
-    FieldDescriptor.TYPE_SINT64: _INT64,
-    FieldDescriptor.TYPE_SFIXED64: _INT64,
-    FieldDescriptor.TYPE_UINT64: _UINT64,
-    FieldDescriptor.TYPE_FIXED64: _UINT64,
-}
-
 _TEXTUAL: dict[str, Converter] = {
-    "google.protobuf.Timestamp": _timestamp,
-    "google.protobuf.Duration": _duration,
+    "google.protobuf.Timestamp": timestamp,
+    "google.protobuf.Duration": duration,
 }
 
 _WELL_KNOWN: dict[str, Reader] = {

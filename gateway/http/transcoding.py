@@ -9,54 +9,31 @@ errors are those of gRPC. Types and unknown values are judged here, rules there.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
-from urllib.parse import parse_qsl
 
 import grpc
-from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from gateway.http import errors, json, locations
-from gateway.http.bindings import Binding, Parameter, bindings
+from gateway.http.bindings import Binding, bindings
 from gateway.http.events import Streams
-from gateway.http.exchange import Answer, chunk_of, exchange_of
+from gateway.http.exchange import Answer, exchange_of
 from gateway.http.loopback import Loopback
-from gateway.http.reading import Fault, Loc, field_reader, reader, text_reader
+from gateway.http.reading import Fault, Loc
+from gateway.http.requests import Limits, Request, RequestReader
 from gateway.http.templates import canonical
 from gateway.http.writing import field_writer, writer
 from gateway.status import JUDGE_ONLY, Refusal, received
 
 Channel = grpc.aio.Channel | Loopback
 
-# A body from here on is read in a thread: everybody else's requests go on meanwhile.
-LARGE = 256 * 1024  # bytes
-
-# Request headers that are passed on, and the answer's metadata that are not.
-_PASSED_ON = (b"authorization", b"traceparent", b"tracestate")
+# Metadata of an answer that are no headers: gRPC's own, and what HTTP says itself.
 _KEPT_BACK = ("grpc-", "content-", "x-request-id", "user-agent", "date", "server", "transfer-encoding", "connection")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may cost."""
-
-    body_bytes: int = 4 * 1024 * 1024
-    """Of a JSON body: gRPC's own default for a message."""
-    upload_bytes: int = 20 * 1024**3
-    """Of an upload to the local object store."""
-    depth: int = 64
-    """Of nested JSON."""
-    call_seconds: float = 300.0
-    """Until a unary rpc is given up."""
-    keepalive_seconds: float = 15.0
-    """Between two signs of life on a quiet stream; below what proxies wait."""
 
 
 def routes(channel: Channel, services: Sequence[ServiceDescriptor], limits: Limits | None = None) -> list[BaseRoute]:
@@ -115,99 +92,17 @@ class TranscodedRoute(BaseRoute):
             await answer.send(scope, send)
 
 
-@dataclass
-class Request:
-    """A request as far as it could be read."""
-
-    message: Message
-    metadata: list[tuple[str, str]]
-    faults: list[Fault] = field(default_factory=list)
-    given: dict[str, Loc] = field(default_factory=dict)
-    """Field path -> place, of what stood beside the body."""
-    body: Any = None
-    """The body's JSON values."""
-
-
 class Endpoint:
     """One binding, with everything made ready that does not depend on the request."""
 
     def __init__(self, binding: Binding, limits: Limits) -> None:
-        method = binding.method
         self.binding = binding
-        self._limits = limits
-        self._new = GetMessageClass(method.input_type)
-        self._read_body = _body_reader(binding)
-        self._query = {p.name: _ParameterReader(p, "query") for p in binding.query}
-        self._headers = {p.name.lower().encode(): _ParameterReader(p, "header") for p in binding.headers}
-        self._variables = [_ParameterReader(p, "path") for p in binding.variables]
+        self.read = RequestReader(binding, limits).read
+        self._call_seconds = limits.call_seconds
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Answer | None:
         """Returns the answer, or None where it was sent."""
         raise NotImplementedError
-
-    async def read(self, scope: Scope, receive: Receive) -> Request:
-        """Reads body, query, headers and path into a message.
-
-        Raises:
-            Refusal: The body is too large or no JSON by its type.
-            Disconnected: The caller went away.
-        """
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        request = Request(self._new(), _metadata(headers, exchange_of(scope).request_id))
-        if self.binding.body:
-            text = await self._body(headers, receive)
-            if len(text) < LARGE:
-                self._read_text(text, request)
-            else:
-                await asyncio.to_thread(self._read_text, text, request)
-        if scope["query_string"]:
-            self._read_query(scope["query_string"], request)
-        for name, header in self._headers.items():
-            if headers.get(name):
-                header.read(headers[name].decode("latin-1"), request)
-        self._read_path(scope, request)
-        return request
-
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        most = self._limits.body_bytes
-        declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > most:
-            raise errors.too_large(most)
-        body, more = await chunk_of(receive)
-        while more:
-            chunk, more = await chunk_of(receive)
-            body += chunk
-            if len(body) > most:
-                raise errors.too_large(most)
-        if len(body) > most:
-            raise errors.too_large(most)
-        if body:
-            _refuse_other_types(headers)
-        return body
-
-    def _read_text(self, text: bytes, request: Request) -> None:
-        """No body at all is an empty object: a POST without fields needs none."""
-        try:
-            request.body = json.loads(text, self._limits.depth) if text else {}
-        except json.MalformedError as malformed:
-            request.faults.append(malformed.fault)
-            return
-        self._read_body(request.message, request.body, ("body",), request.faults)
-
-    def _read_query(self, query: bytes, request: Request) -> None:
-        # Bytes that are not UTF-8 become lone surrogates, which the parameter's reader refuses at its place.
-        texts: dict[str, list[str]] = {}
-        text_of_query = query.decode(errors="surrogateescape")
-        for name, text in parse_qsl(text_of_query, keep_blank_values=True, errors="surrogateescape"):
-            texts.setdefault(name, []).append(text)
-        for name, found in texts.items():
-            if name in self._query:
-                self._query[name].read_all(found, request)
-
-    def _read_path(self, scope: Scope, request: Request) -> None:
-        values = self.binding.template.values(scope["path_match"])
-        for variable, text in zip(self._variables, values, strict=True):
-            variable.read(text, request)
 
     def refused(self, request: Request, error: grpc.aio.AioRpcError, request_id: str) -> Answer:
         """Returns the answer to an rpc that was refused."""
@@ -221,10 +116,10 @@ class Endpoint:
                 faults.append(fault)
         return errors.invalid(faults) if faults else errors.refused(refusal, request_id)
 
-    def timeout_and_metadata(self, request: Request) -> dict[str, Any]:
+    def call_options(self, request: Request) -> dict[str, Any]:
         """Returns how the rpc is called. One that could not be read whole is judged, and never carried out."""
         judged = [(JUDGE_ONLY, "1")] if request.faults else []
-        return {"metadata": (*request.metadata, *judged), "timeout": self._limits.call_seconds}
+        return {"metadata": (*request.metadata, *judged), "timeout": self._call_seconds}
 
 
 class UnaryEndpoint(Endpoint):
@@ -240,7 +135,7 @@ class UnaryEndpoint(Endpoint):
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Answer:
         """Calls the rpc and returns its answer as JSON."""
         request = await self.read(scope, receive)
-        call = self._call(request.message, **self.timeout_and_metadata(request))
+        call = self._call(request.message, **self.call_options(request))
         try:
             message = await call
         except grpc.aio.AioRpcError as error:
@@ -261,50 +156,12 @@ class StreamEndpoint(Endpoint):
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Answer | None:
         """Calls the rpc and sends its messages; returns an answer where it was refused at once."""
         request = await self.read(scope, receive)
-        options = self.timeout_and_metadata(request) | {"timeout": None}  # a stream lasts as long as a tune
+        options = self.call_options(request) | {"timeout": None}  # a stream lasts as long as a tune
         try:
             await self._streams.relay(self._call(request.message, **options), scope, receive, send)
         except grpc.aio.AioRpcError as error:
             return self.refused(request, error, exchange_of(scope).request_id)
         return None
-
-
-class _ParameterReader:
-    """Reads one query parameter, header or path variable."""
-
-    def __init__(self, parameter: Parameter, place: str) -> None:
-        self._above = [step.name for step in parameter.path[:-1]]
-        self._field = parameter.field
-        self.dotted = parameter.dotted
-        self.loc: Loc = (place, parameter.name)
-        self._from_path = place == "path"
-        self._is_message = parameter.field.message_type is not None
-        self._read = text_reader(parameter.field)
-
-    def read_all(self, texts: list[str], request: Request) -> None:
-        """Reads what a query has under the parameter's name."""
-        if self._field.is_repeated:
-            request.given[self.dotted] = self.loc
-            self._read(self._container(request.message), texts, self.loc, request.faults)
-        elif len(texts) > 1:
-            request.faults.append(Fault(self.loc, "Parameter occurs more than once", "value_error"))
-        else:
-            self.read(texts[0], request)
-
-    def read(self, text: str, request: Request) -> None:
-        """Reads one text."""
-        container, name = self._container(request.message), self._field.name
-        body_said = getattr(container, name) if self._field.has_presence and container.HasField(name) else None
-        request.given[self.dotted] = self.loc
-        loc = self.loc[:-1] if self._is_message else self.loc  # a message's reader adds its own name
-        self._read(container, text, loc, request.faults)
-        if body_said is not None and body_said != getattr(container, name) and not self._from_path:
-            request.faults.append(Fault(self.loc, f"Contradicts '{self.dotted}' in the body", "value_error"))
-
-    def _container(self, message: Any) -> Any:  # noqa: ANN401
-        for name in self._above:
-            message = getattr(message, name)
-        return message
 
 
 def _endpoint(channel: Channel, binding: Binding, limits: Limits) -> Endpoint:
@@ -317,50 +174,6 @@ def _serializers(method: MethodDescriptor) -> Any:  # noqa: ANN401 - keyword arg
         "request_serializer": GetMessageClass(method.input_type).SerializeToString,
         "response_deserializer": GetMessageClass(method.output_type).FromString,
     }
-
-
-def _body_reader(binding: Binding) -> Any:  # noqa: ANN401 - a reading.Reader
-    request: Descriptor = binding.method.input_type
-    if binding.body in ("", "*"):
-        return reader(request, frozenset(v.dotted for v in binding.variables))
-    read = field_reader(request.fields_by_name[binding.body])
-
-    def read_field(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
-        found: list[Fault] = []
-        if value is not None:
-            read(message, value, loc, found)
-        # The field is the body: its name stands nowhere in it.
-        faults += [Fault((*loc, *fault.loc[len(loc) + 1 :]), fault.msg, fault.type) for fault in found]
-
-    return read_field
-
-
-def _refuse_other_types(headers: Mapping[bytes, bytes]) -> None:
-    media_type = headers.get(b"content-type", b"").decode("latin-1")
-    essence, _, parameters = media_type.lower().partition(";")
-    essence = essence.strip()
-    if (
-        essence
-        and essence != "application/json"
-        and not (essence.startswith("application/") and essence.endswith("+json"))
-    ):
-        raise errors.wrong_media_type(media_type)
-    if "charset=" in parameters and "utf-8" not in parameters and "utf8" not in parameters:
-        raise errors.wrong_media_type(media_type)
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
-    if encoding.lower() != "identity":
-        raise errors.wrong_media_type(f"encoded as {encoding}")
-
-
-def _metadata(headers: Mapping[bytes, bytes], request_id: str) -> list[tuple[str, str]]:
-    metadata = [("x-request-id", request_id)]
-    for name in _PASSED_ON:
-        value = headers.get(name, b"").decode("latin-1")
-        if (
-            value and value.isascii() and value.isprintable()
-        ):  # gRPC takes no other; a key that is not is no key of ours
-            metadata.append((name.decode(), value))
-    return metadata
 
 
 def _headers(metadata: Any) -> tuple[tuple[str, str], ...]:  # noqa: ANN401 - grpc.aio.Metadata

@@ -11,7 +11,7 @@ import grpc
 import httpx
 import pytest
 
-from gateway.http.transcoding import Limits
+from gateway.http.requests import Limits
 from gateway.status import Refusal, Violation, invalid
 from store import errors
 from tests.servers.front import Front, front, tune_request

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from gateway.http.events import wants_lines
-from gateway.http.transcoding import Limits
+from gateway.http.requests import Limits
 from store.errors import NotFound, StateForbids
 from tests.servers.front import Front, front
 from tests.servers.uvicorn import served

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import structlog
 
-from gateway.http.transcoding import Limits
+from gateway.http.requests import Limits
 from store.objects.local import LocalObjects
 from tests.servers.front import front
 from tests.servers.uvicorn import served

@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from gateway.http.app import build
 from gateway.http.bindings import bindings
-from gateway.http.transcoding import Limits
+from gateway.http.requests import Limits
 from tests.servers.front import SERVICES, Front, front, tune_request
 from tests.servers.kinds import KIND_SERVICE, KINDS
 from tunesmith.v1 import tune_pb2
