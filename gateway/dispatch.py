@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import grpc
@@ -147,7 +148,7 @@ class Dispatcher:
                 async with asyncio.timeout(self.desk.settings.poll_seconds):
                     await self._work.wait()
             self._work.clear()
-            await self._while_away(self._fill_slots)
+            await self._guard(self._fill_slots)
 
     async def _fill_slots(self) -> None:
         """One tune to each idle trainer in turn, until none finds anything."""
@@ -199,8 +200,7 @@ class Dispatcher:
     async def _follow(self, topic: Topic, act: Callable[[str], Awaitable[None]]) -> None:
         async with self._database.wakeups.subscribe(topic) as ids:
             async for id in ids:
-                with contextlib.suppress(DatabaseAway):  # the next beat, or the next poll, finds it
-                    await act(id)
+                await self._guard(partial(act, id))  # where it fails, the next beat or the next poll finds it
 
     async def _queued(self, engine: str) -> None:
         self._work.set()
@@ -218,7 +218,7 @@ class Dispatcher:
     async def _reap(self) -> None:
         settings = self.desk.settings
         while True:
-            await self._while_away(self._reap_once)
+            await self._guard(self._reap_once)
             await asyncio.sleep(min(settings.heartbeat_seconds, settings.reap_seconds))
 
     async def _reap_once(self) -> None:
@@ -232,12 +232,15 @@ class Dispatcher:
                 await trainers.disconnect(self._database, session.trainer_id, session.session_id)
             self._gone.task_done()
 
-    async def _while_away(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does it; where the database is away, says so and lets the caller's next round try again."""
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does it; where that fails, says so. The caller's next round tries again, and the gateway goes on serving."""
         try:
             await work()
         except DatabaseAway as exc:
             log.warning(f"The database is away: {exc}", action="database_away")
+            await asyncio.sleep(AWAY)
+        except Exception:
+            log.exception("A round of dispatch failed for a fault of ours", action="dispatch_failed")
             await asyncio.sleep(AWAY)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

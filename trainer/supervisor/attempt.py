@@ -18,11 +18,13 @@ import errno
 import importlib.util
 import json
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import protovalidate
 import structlog
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
@@ -32,7 +34,8 @@ from trainer.supervisor.downloads import DownloadFailed, Downloads, Wanted
 from trainer.supervisor.leases import Lease, LeaseLost
 from trainer.supervisor.metrics import Metrics
 from trainer.supervisor.progress import ProgressBuffer
-from trainer.supervisor.spool import Spool
+from trainer.supervisor.spool import Spool, arm_of
+from trainer.supervisor.urls import UrlRefused
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 from tunesmith.v1 import tune_pb2
 
@@ -79,6 +82,7 @@ class Attempt:
     def __init__(self, assign: pb.Assign, tools: Tools) -> None:
         self.lease = Lease.of(assign.lease)
         self.progress = ProgressBuffer(assign.lease, assign.request.steps)
+        self.started = time.time()
         self.ending: Ending | None = None  # written by end; the first one counts, but a lost lease outweighs all
         self._assign = assign
         self._tools = tools
@@ -110,6 +114,8 @@ class Attempt:
                 await self._fail(exc.reason, exc.details, retryable=True, crashed=True)
             else:
                 await self._tell_end(self.progress.step)
+        except UrlRefused as exc:
+            await self._fail("DOWNLOAD_FAILED", str(exc), retryable=True)
         except LeaseLost:
             self.end(Ending.ABANDONED)
         except OSError as exc:
@@ -183,7 +189,8 @@ class Attempt:
         return str(await self._fetch("snapshot", snapshot.sha256, snapshot.size_bytes, snapshot.url))
 
     async def _fetch(self, name: str, sha256: str, size_bytes: int, url: str) -> Path:
-        wanted = Wanted(name, sha256, size_bytes, url)
+        """`url` empty: the gateway had no room for it in the Assign."""
+        wanted = Wanted(name, sha256, size_bytes, url or await self._tools.fresh_url(self.lease, name))
         return await self._tools.downloads.fetch(wanted, lambda: self._tools.fresh_url(self.lease, name))
 
     async def _slot(self) -> Slot:
@@ -226,13 +233,13 @@ class Attempt:
                         file_id=message.file_id,
                         accepted=message.accepted,
                         reason=message.reason,
-                        details=message.details[:CUT],
+                        details=said(message.details, CUT),
                     )
                 )
             case pipe.Resolved():
                 await self._event(resolved_recipe=pb.ResolvedRecipe(json=message.json, sha256=message.sha256))
             case pipe.Warned():
-                await self._event(warning=pb.Warning(reason=message.reason, details=message.details[:CUT]))
+                await self._event(warning=pb.Warning(reason=message.reason, details=said(message.details, CUT)))
             case pipe.Saved():
                 await self._finish(message)
             case pipe.Broke():
@@ -262,8 +269,8 @@ class Attempt:
         log.warning("The attempt failed", lease=str(self.lease), reason=reason, details=details, retryable=retryable)
         failed = pb.Failed(
             lease=self.lease.message(),
-            reason=reason[:64],
-            details=details[: 5 * CUT],
+            reason=reason[:64] or "UNKNOWN",
+            details=said(details, 5 * CUT),
             retryable=retryable,
             crashed=crashed,
         )
@@ -279,9 +286,12 @@ class Attempt:
             await self._fail("ENGINE_STOPPED", "the engine stopped the tune unasked", retryable=True, crashed=True)
 
     async def _report(self, message: pb.TrainerMessage, file: Path | None = None) -> None:
-        if self.ending is not Ending.ABANDONED:
-            await self._tools.spool.append(self.lease, message, file)
-            self._tools.told()
+        if self.ending is Ending.ABANDONED:
+            return
+        getattr(message, arm_of(message)).report_seq = 1  # the spool knows the right one
+        protovalidate.validate(message)  # the gateway would cut us off for it, again and again
+        await self._tools.spool.append(self.lease, message, file)
+        self._tools.told()
 
 
 class _Ended(Exception):
@@ -291,6 +301,11 @@ class _Ended(Exception):
 def hyperparameters(message: tune_pb2.Hyperparameters) -> dict[str, pipe.Hyperparameter]:
     """Those that are set, by their names in the proto; an enum by its lower-case value without prefix."""
     return {field.name: _plain(field, value) for field, value in message.ListFields()}
+
+
+def said(text: str, most: int) -> str:
+    """Text as the protocol lets it through: cut to length, and without U+0000, which no database stores."""
+    return text.replace("\x00", "")[:most]
 
 
 def phase_of(name: str) -> tune_pb2.TunePhase.ValueType:

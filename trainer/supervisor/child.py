@@ -121,14 +121,16 @@ class Engine:
         heard = process.open(slot.lease)
         stopping = asyncio.create_task(_stop_when(ended, process, start))
         deadline = _Deadline(self._step_deadline, ended)
+        over = False
         try:
             process.send(start)
-            while True:
+            while not over:
                 message = await self._next(process, heard, deadline)
+                over = isinstance(message, TERMINAL)
                 yield message
-                if isinstance(message, TERMINAL):
-                    return
         finally:
+            if not over:  # nobody listens any more, and only the process's end surely ends the tune
+                process.kill(EngineDied("ENGINE_DIED", "the engine process was ended amid a tune"))
             stopping.cancel()
             process.close(slot.lease)
             self._running.discard(slot.lease)

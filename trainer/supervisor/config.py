@@ -15,7 +15,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TUNESMITH_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    gateways: Annotated[tuple[str, ...], NoDecode] = Field(default=("127.0.0.1:8081",), min_length=1)
+    gateways: Annotated[tuple[str, ...], NoDecode] = Field(default=("127.0.0.1:50051",), min_length=1)
     """Gateways to connect to, HOST:PORT, separated by commas; any one will do."""
     trainer_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     """Stable name of this trainer; the token's own."""
@@ -82,14 +82,14 @@ class Settings(BaseSettings):
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """ "127.0.0.1:8081" -> ("127.0.0.1", 8081)
+    """ "127.0.0.1:50051" -> ("127.0.0.1", 50051)
 
     Raises:
         ValueError: It is no HOST:PORT.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{address!r} is no address; HOST:PORT was wanted, such as 127.0.0.1:8081")
+        raise ValueError(f"{address!r} is no address; HOST:PORT was wanted, such as 127.0.0.1:50051")
     return host.strip("[]"), int(port)
 
 

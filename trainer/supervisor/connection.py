@@ -67,7 +67,7 @@ class Connection:
             Refused: Token or configuration is wrong.
             DuplicateTrainer: This process has been replaced.
         """
-        backoff = Backoff(first=0.25, most=10.0)
+        backoff = Backoff(first=0.5, most=10.0)
         addresses = itertools.cycle(random.sample(self._settings.gateways, len(self._settings.gateways)))
         while not self._leaving:
             address = next(addresses)

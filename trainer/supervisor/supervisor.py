@@ -38,7 +38,7 @@ from trainer.supervisor.metrics import Metrics
 from trainer.supervisor.session import Session
 from trainer.supervisor.spool import Report, Spool
 from trainer.supervisor.uploads import upload
-from trainer.supervisor.urls import Urls
+from trainer.supervisor.urls import UrlRefused, Urls
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
 log = structlog.get_logger()
@@ -283,7 +283,8 @@ class Supervisor:
     async def _live(self, attempt: Attempt) -> None:
         lease = attempt.lease
         try:
-            await self._tools.downloads.prune(keep_since=time.time() - 86400)
+            oldest = min(held.attempt.started for held in self._attempts.values())
+            await self._tools.downloads.prune(keep_since=oldest)
             await attempt.run()
         except Exception:
             # A fault of ours in one tune is that tune's failure, not the trainer's.
@@ -370,6 +371,8 @@ class Supervisor:
             await upload(self._client, report.file, lambda: self._urls.ask(report.lease, pb.METHOD_PUT, name))
         except LeaseLost as exc:
             return await self._abandon(report.lease, str(exc))
+        except UrlRefused as exc:
+            log.error("An upload is refused", lease=str(report.lease), why=str(exc))  # its report will be told so too
         except FileNotFoundError:
             log.error("A file of the spool is gone", lease=str(report.lease), name=name)  # the gateway will say so too
         report.uploaded = True

@@ -19,6 +19,10 @@ class _Asked:
     answer: asyncio.Future[str]
 
 
+class UrlRefused(Exception):
+    """The gateway gives no URL of the object: it is gone, or is none of the attempt's."""
+
+
 class Urls:
     """Requests that wait for their answer. `send` puts a message on the stream, or does nothing where there is none."""
 
@@ -31,7 +35,8 @@ class Urls:
         """A signed URL for one object. Waits for as long as there is no gateway.
 
         Raises:
-            LeaseLost: The attempt is no longer ours, or may not touch the object.
+            LeaseLost: The attempt is no longer ours.
+            UrlRefused: It may not touch the object.
         """
         wanted = pb.ObjectName(method=method, name=name)
         request_id = next(self._ids)
@@ -60,7 +65,7 @@ class Urls:
         if urls.urls:
             asked.answer.set_result(urls.urls[0].url)
         else:
-            asked.answer.set_exception(LeaseLost(f"the gateway gives no URL of {asked.request.objects[0].name}"))
+            asked.answer.set_exception(UrlRefused(f"the gateway gives no URL of {asked.request.objects[0].name}"))
 
     def lost(self, lease: Lease) -> None:
         """The lease is no longer ours."""

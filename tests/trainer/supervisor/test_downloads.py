@@ -1,0 +1,131 @@
+"""Files come whole and right, or not at all."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.trainer.supervisor.fake_gateway import FakeObjects
+from trainer.supervisor.downloads import DownloadFailed, Downloads, Wanted
+
+BODY = b"x" * 3_000_000
+
+
+@pytest.fixture
+def objects() -> Iterator[FakeObjects]:
+    objects = FakeObjects()
+    yield objects
+    objects.close()
+
+
+@pytest.fixture
+async def downloads(tmp_path: Path) -> AsyncIterator[Downloads]:
+    async with httpx.AsyncClient() as client:
+        downloads = Downloads(client, tmp_path / "cache", limit_bytes=4_000_000)
+        downloads.startup()
+        yield downloads
+
+
+def wanted(objects: FakeObjects, body: bytes = BODY, **changes: object) -> Wanted:
+    picture = objects.put("/body", body)
+    fields = {"name": "it", "sha256": picture.sha256, "size_bytes": picture.size_bytes, "url": picture.url}
+    return Wanted(**{**fields, **changes})  # type: ignore[arg-type]  # fields by name
+
+
+async def no_url() -> str:
+    raise AssertionError("no fresh URL is needed")
+
+
+async def test_a_file_is_fetched_once_however_many_want_it(downloads: Downloads, objects: FakeObjects) -> None:
+    it = wanted(objects)
+
+    paths = await asyncio.gather(*(downloads.fetch(it, no_url) for _ in range(5)))
+
+    assert paths[0].read_bytes() == BODY
+    assert len(set(paths)) == 1
+    assert objects.asked == ["/body"]
+
+
+async def test_wrong_bytes_leave_nothing_behind(
+    downloads: Downloads, objects: FakeObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.supervisor.downloads.TRIES", 1)
+
+    with pytest.raises(DownloadFailed, match="was wanted"):
+        await downloads.fetch(wanted(objects, sha256="0" * 64), no_url)
+
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+async def test_more_than_announced_is_not_read(
+    downloads: Downloads, objects: FakeObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.supervisor.downloads.TRIES", 1)
+
+    with pytest.raises(DownloadFailed, match="larger than the 10 bytes"):
+        await downloads.fetch(wanted(objects, size_bytes=10), no_url)
+
+
+async def test_a_server_that_comes_back_is_tried_again(
+    downloads: Downloads, objects: FakeObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects.away = True
+
+    async def server_comes_back(seconds: float) -> None:
+        objects.away = False
+
+    monkeypatch.setattr("trainer.supervisor.downloads.asyncio.sleep", server_comes_back)
+
+    assert (await downloads.fetch(wanted(objects), no_url)).read_bytes() == BODY
+
+
+async def test_a_refused_url_is_replaced(
+    downloads: Downloads, objects: FakeObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = wanted(objects, url=f"{objects.url}/expired")
+
+    async def fresh_url() -> str:
+        return f"{objects.url}/body"
+
+    assert (await downloads.fetch(it, fresh_url)).read_bytes() == BODY
+
+
+async def test_a_full_disk_has_a_reason_of_its_own(
+    downloads: Downloads, objects: FakeObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainer.supervisor.downloads._store", full)
+
+    with pytest.raises(DownloadFailed) as raised:
+        await downloads.fetch(wanted(objects), no_url)
+
+    assert (raised.value.reason, raised.value.retryable) == ("DISK_FULL", True)
+
+
+async def test_the_cache_is_pruned_of_the_least_recently_used(downloads: Downloads, objects: FakeObjects) -> None:
+    bodies = [bytes([number]) * 2_000_000 for number in range(3)]
+    paths = [await downloads.fetch(wanted(objects, body), no_url) for body in bodies]
+    for age, path in zip((300, 200, 100), paths, strict=True):
+        os.utime(path, (1_000_000 - age, 1_000_000 - age))
+
+    await downloads.prune(keep_since=1_000_000)
+
+    assert [path.exists() for path in paths] == [False, True, True]
+
+
+async def test_what_is_in_use_is_not_pruned(downloads: Downloads, objects: FakeObjects) -> None:
+    paths = [await downloads.fetch(wanted(objects, bytes([number]) * 3_000_000), no_url) for number in range(3)]
+
+    await downloads.prune(keep_since=0)
+
+    assert all(path.exists() for path in paths)
+
+
+def test_the_same_bytes_have_the_same_name(objects: FakeObjects) -> None:
+    assert wanted(objects).sha256 == hashlib.sha256(BODY).hexdigest()
