@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Any, Self
 
 START_LIMIT = 30.0  # seconds
-#: Not durable: tests care for what is committed, not for power cuts. `PostgresServer(durable=True)` leaves these out.
+#: Not durable: a crash of the server (SIGQUIT, SIGKILL) may lose the newest commits. `PostgresServer(durable=True)` leaves
+#: these out.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 #: Small enough for several at a time on one host.
 SMALL = {"max_connections": "100", "shared_buffers": "64MB", "max_wal_size": "256MB"}
