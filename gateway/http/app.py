@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.http import json, transcoding
 from gateway.http.edge import Edge, Recorder, answer_http_exception, answer_refusal
-from gateway.http.exchange import Answer, exchange_of
+from gateway.http.exchange import Answer
 from gateway.http.objects import route as objects_route
 from gateway.http.requests import Limits
 from gateway.http.transcoding import Channel
@@ -88,7 +88,6 @@ class _Health:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers without asking for a key."""
-        exchange_of(scope).route = "/health"
         said = await self._health()
         status = 200 if said.get("status") == "ok" else 503
         await Answer(status, json.dumps(dict(said))).send(scope, send)

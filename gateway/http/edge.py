@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import request_ids
 from gateway.http import errors
-from gateway.http.exchange import KEY, Answer, Disconnected, Exchange
+from gateway.http.exchange import KEY, Answer, Disconnected, request_id_of
 from gateway.status import Refusal
 
 log = structlog.get_logger()
@@ -45,10 +45,9 @@ class Edge:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-        exchange = Exchange(request_ids.accepted(given))
-        scope[KEY] = exchange
+        request_id = scope[KEY] = request_ids.accepted(given)
         _tidy(scope)
-        structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.perf_counter()
         status, seconds = 0, 0.0
 
@@ -56,7 +55,7 @@ class Edge:
             nonlocal status, seconds
             if message["type"] == "http.response.start":
                 status, seconds = message["status"], time.perf_counter() - started
-                message["headers"] = [*message["headers"], (b"x-request-id", exchange.request_id.encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
@@ -68,20 +67,20 @@ class Edge:
             if status:
                 raise  # half an answer is out: the server must break the connection, so that it is not taken for whole
             refusal = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "Internal error.")
-            await errors.refused(refusal, exchange.request_id).send(scope, send_named)
+            await errors.refused(refusal, request_id).send(scope, send_named)
         finally:
-            self._finish(scope, exchange, status, seconds or time.perf_counter() - started)
+            self._finish(scope, status, seconds or time.perf_counter() - started)
 
-    def _finish(self, scope: Scope, exchange: Exchange, status: int, seconds: float) -> None:
-        verb = scope["method"] if scope["method"] in _VERBS else "other"  # a metric's label: anybody may invent verbs
-        self._record(exchange.route, verb, status, seconds)
-        write = log.debug if exchange.route in _QUIET else log.info
-        write(
-            f"{verb} {scope['path']} was answered {status} after {seconds * 1000:.1f} ms.",
-            action="http.answered",
-            route=exchange.route,
-            status=status,
-        )
+    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+        # A metric's labels: verbs and paths have no end of values, so only those that we know.
+        verb = scope["method"] if scope["method"] in _VERBS else "other"
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._record(route, verb, status, seconds)
+        # The path as it was sent: decoded, it may hold line breaks. It has no query.
+        path = scope["raw_path"].decode("latin-1")[:200]
+        write = log.debug if route in _QUIET else log.info
+        sentence = f"{verb} {path} was answered {status} after {seconds * 1000:.1f} ms."
+        write(sentence, action="http.answered", route=route, status=status)
 
 
 def _tidy(scope: Scope) -> None:
@@ -108,12 +107,12 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
         refusal = errors.wrong_method(headers.get("Allow", "other verbs"))
     else:
         refusal = Refusal(grpc.StatusCode.UNKNOWN, "HTTP_ERROR", str(error.detail), http_status=error.status_code)
-    answer = errors.refused(refusal, request.scope[KEY].request_id)
+    answer = errors.refused(refusal, request_id_of(request.scope))
     return Response(answer.body, answer.status, headers | dict(answer.headers), answer.media_type)
 
 
 async def answer_refusal(request: Request, error: Exception) -> Response:
     """Answers a refusal that a route let pass."""
     assert isinstance(error, Refusal)
-    answer: Answer = errors.refused(error, request.scope[KEY].request_id)
+    answer: Answer = errors.refused(error, request_id_of(request.scope))
     return Response(answer.body, answer.status, dict(answer.headers), answer.media_type)

@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from starlette.types import Receive, Scope, Send
 
 from gateway.http import errors
-from gateway.http.exchange import Answer, exchange_of, gone, start
+from gateway.http.exchange import Answer, gone, request_id_of, start
 from gateway.http.json import dumps
 from gateway.http.profile import union_of
 from gateway.http.writing import Writer, writer
@@ -113,7 +113,7 @@ class Streams:
                 reading.result()  # raises the refusal
             await start(send, 200, (("content-type", frames.media_type), *_HEADERS))
             await _send(send, frames.opening)
-            last = await self._pump(call, frames, reading, leaving, send, exchange_of(scope).request_id)
+            last = await self._pump(call, frames, reading, leaving, send, request_id_of(scope))
             await send({"type": "http.response.body", "body": last})
         finally:
             call.cancel()

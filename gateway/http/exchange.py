@@ -1,7 +1,4 @@
-"""One HTTP request and its answer, as the parts of the shim hand it to one another.
-
-Made by edge, used by every route; knows no rpc.
-"""
+"""What the parts of the shim tell one another of a request, and how they send an answer. Used by all; knows no rpc."""
 
 from __future__ import annotations
 
@@ -11,18 +8,9 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-KEY: Final = "tunesmith.exchange"  # in the ASGI scope
+KEY: Final = "tunesmith.request_id"  # in the ASGI scope; edge writes it
 
 Headers = Iterable[tuple[str, str]]
-
-
-@dataclass
-class Exchange:
-    """What edge and the route tell one another. edge makes it; the route that matched writes `route`."""
-
-    request_id: str
-    route: str = "unmatched"
-    """The path template, a metric's label: never the path itself, which has no end of values."""
 
 
 class Disconnected(Exception):
@@ -45,11 +33,9 @@ class Answer:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
 
 
-def exchange_of(scope: Scope) -> Exchange:
-    """Returns the request's exchange; edge has made one for every request."""
-    exchange = scope[KEY]
-    assert isinstance(exchange, Exchange)
-    return exchange
+def request_id_of(scope: Scope) -> str:
+    """Returns the request's id; edge has given it one."""
+    return str(scope[KEY])
 
 
 async def start(send: Send, status: int, headers: Headers) -> None:

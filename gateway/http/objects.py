@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.http import errors
-from gateway.http.exchange import Answer, Disconnected, chunk_of, exchange_of, gone, start
+from gateway.http.exchange import Answer, Disconnected, chunk_of, gone, request_id_of, start
 from gateway.status import Refusal
 from store.objects.base import ObjectMissing, TooLarge
 from store.objects.local import LocalObjects
@@ -54,8 +54,6 @@ class _Objects:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request. The expiry counts now, and not during it: a slow upload may outlive its URL."""
-        exchange = exchange_of(scope)
-        exchange.route = PATH.replace(":path", "")
         key = scope["path_params"]["key"]
         try:
             self._check(HTTPConnection(scope), scope["method"], key)
@@ -64,7 +62,7 @@ class _Objects:
             else:
                 answer = await self._get(scope, receive, send, key)
         except Refusal as refusal:
-            answer = errors.refused(refusal, exchange.request_id)
+            answer = errors.refused(refusal, request_id_of(scope))
         if answer is not None:
             await answer.send(scope, send)
 
@@ -96,7 +94,7 @@ class _Objects:
         if span is None:
             message = f"The object has {size} bytes."
             refusal = Refusal(grpc.StatusCode.OUT_OF_RANGE, "RANGE_NOT_SATISFIABLE", message, http_status=416)
-            return errors.refused(refusal, exchange_of(scope).request_id, [("content-range", f"bytes */{size}")])
+            return errors.refused(refusal, request_id_of(scope), [("content-range", f"bytes */{size}")])
         first, end = span
         partial = [("content-range", f"bytes {first}-{end - 1}/{size}")] if (first, end) != (0, size) else []
         reading = cast(AsyncGenerator[bytes, None], self._objects.read(key, first, end))

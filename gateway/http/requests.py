@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope
 
 from gateway.http import errors, json
 from gateway.http.bindings import Binding, Parameter
-from gateway.http.exchange import chunk_of, exchange_of
+from gateway.http.exchange import chunk_of, request_id_of
 from gateway.http.reading import Fault, Loc, field_reader, reader, text_reader
 from gateway.request_ids import HEADER
 
@@ -82,7 +82,7 @@ class RequestReader:
             Disconnected: The caller went away.
         """
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request = Request(self._new(), _metadata(headers, exchange_of(scope).request_id))
+        request = Request(self._new(), _metadata(headers, request_id_of(scope)))
         if self._has_body:
             text = await self._body(headers, receive)
             if len(text) < LARGE:

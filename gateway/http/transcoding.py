@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.http import errors, json, locations
 from gateway.http.bindings import Binding, bindings
 from gateway.http.events import Streams
-from gateway.http.exchange import Answer, exchange_of
+from gateway.http.exchange import Answer, request_id_of
 from gateway.http.loopback import Loopback
 from gateway.http.reading import Fault, Loc
 from gateway.http.requests import Limits, Request, RequestReader
@@ -78,8 +78,6 @@ class TranscodedRoute(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        exchange = exchange_of(scope)
-        exchange.route = self.path
         try:
             endpoint = self._endpoints.get(scope["method"])
             if endpoint is None:
@@ -87,7 +85,7 @@ class TranscodedRoute(BaseRoute):
             answer = await endpoint.answer(scope, receive, send)
         except Refusal as refusal:
             headers = [("allow", self._allowed)] if refusal.http_status == 405 else []
-            answer = errors.refused(refusal, exchange.request_id, headers)
+            answer = errors.refused(refusal, request_id_of(scope), headers)
         if answer is not None:
             await answer.send(scope, send)
 
@@ -139,7 +137,7 @@ class UnaryEndpoint(Endpoint):
         try:
             message = await call
         except grpc.aio.AioRpcError as error:
-            return self.refused(request, error, exchange_of(scope).request_id)
+            return self.refused(request, error, request_id_of(scope))
         assert not request.faults, "the interceptors carry out no request with faults"
         headers = _headers(await call.initial_metadata())
         return Answer(self.binding.success_status, json.dumps(self._write(message)), headers)
@@ -160,7 +158,7 @@ class StreamEndpoint(Endpoint):
         try:
             await self._streams.relay(self._call(request.message, **options), scope, receive, send)
         except grpc.aio.AioRpcError as error:
-            return self.refused(request, error, exchange_of(scope).request_id)
+            return self.refused(request, error, request_id_of(scope))
         return None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+import structlog
 
 from gateway.http.requests import Limits
 from gateway.status import Refusal, Violation, invalid
@@ -397,6 +398,27 @@ async def test_ids_of_requests_differ(door: Front) -> None:
     ids = [(await door.http.get("/v1/tune/a")).headers["x-request-id"] for _ in range(3)]
 
     assert len(set(ids)) == 3
+
+
+# Logs.
+
+
+async def test_a_log_line_is_one_line_and_holds_no_secret(door: Front) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await door.http.get("/v1/tune/a%0Ab?key=hunter2", headers={"authorization": "Bearer ts_all"})
+
+    line = next(entry for entry in logs if entry["action"] == "http.answered")
+    assert line["event"].startswith("GET /v1/tune/a%0Ab was answered 200 after ")
+    assert (line["route"], line["status"], line["log_level"]) == ("/v1/tune/{id}", 200, "info")
+    assert "hunter2" not in str(logs)
+    assert "ts_all" not in str(logs)
+
+
+async def test_health_is_asked_too_often_to_be_logged(door: Front) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await door.http.get("/health")
+
+    assert [entry["log_level"] for entry in logs] == ["debug"]
 
 
 # Health.

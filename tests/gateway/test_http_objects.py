@@ -207,7 +207,7 @@ async def test_an_upload_broken_off_leaves_nothing(objects: LocalObjects, tmp_pa
         await writer.wait_closed()
         await door.answered.wait()
 
-    assert door.requests == [("/v1/objects/{key}", "PUT", 499)]
+    assert door.requests == [("/v1/objects/{key:path}", "PUT", 499)]
     assert await objects.stat(KEY) is None
     assert not files_in(tmp_path)
 
@@ -223,4 +223,4 @@ async def test_a_download_broken_off_stops_the_reading(objects: LocalObjects) ->
         writer.transport.abort()
         await door.answered.wait()
 
-    assert door.requests == [("/v1/objects/{key}", "GET", 200)]
+    assert door.requests == [("/v1/objects/{key:path}", "GET", 200)]
