@@ -34,6 +34,8 @@ class Decoder:
 
     def judge(self, path: Path, by: Rules, out: Path, fixed: Crop | None = None) -> Judgement:
         """As `pictures.judge`; a picture that ends the process or outlasts our patience is unreadable."""
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # it ended between two pictures, which is no picture's fault
         process = self._process = self._process or _spawned()
         assert process.stdin is not None
         assert process.stdout is not None

@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainer.engine import captions, recipe
 from trainer.engine.buckets import Crop, Rules
@@ -16,7 +20,7 @@ from trainer.engine.recipe import Recipe
 from trainer.failures import NoGoodPicture, PictureDamaged, RecipeMismatch, RejectedPictures
 from trainer.pipe import Judged, PictureFile, Start, ToSupervisor
 
-ALIKE = 6  # bits of 256 in which two looks may differ and still be near-duplicates
+ALIKE = 2.0  # levels of 256 by which the thumbnails of near-duplicates differ, on average
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Likeness:
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}  # a hash of a file, or of what it decodes to -> file id
-        self._looks: list[tuple[int, tuple[int, int], str]] = []
+        self._looks: list[tuple[NDArray[np.int16], str]] = []
 
     def from_others(self, file_id: str, judgement: Judgement) -> Judgement:
         """The judgement, changed where an earlier picture was the same (refused) or nearly so (noted)."""
@@ -91,11 +95,9 @@ class Likeness:
         if twin := next((self._seen[h] for h in hashes if h in self._seen), None):
             return Judgement(False, "DUPLICATE", f"it is the same picture as file {twin}", judgement.sha256)
         self._seen |= dict.fromkeys(hashes, file_id)
-        assert judgement.crop is not None
-        look, bucket = judgement.look, judgement.crop.bucket
-        like = (other for bits, size, other in self._looks if size == bucket and (bits ^ look).bit_count() <= ALIKE)
-        twin = next(like, None)
-        self._looks.append((look, bucket, file_id))
+        look = np.frombuffer(bytes.fromhex(judgement.look), np.uint8).astype(np.int16)
+        twin = next((other for seen, other in self._looks if np.abs(seen - look).mean() <= ALIKE), None)
+        self._looks.append((look, file_id))
         if twin is None:
             return judgement
         details = "; ".join(filter(None, (f"it looks nearly the same as file {twin}", judgement.details)))
@@ -106,12 +108,16 @@ def _of_earlier(
     earlier: Recipe, given: list[tuple[PictureFile, str]]
 ) -> tuple[list[tuple[PictureFile, str]], list[Crop | None]]:
     """The pictures that the earlier attempt kept, in its order, and their crops."""
-    waiting = {(picture.sha256, recipe.digest(caption)): (picture, caption) for picture, caption in reversed(given)}
+    waiting = {(_sha256(picture), recipe.digest(caption)): (picture, caption) for picture, caption in reversed(given)}
     found = [waiting.get((picture.sha256, picture.caption_sha256)) for picture in earlier.pictures]
     if None in found:
         at = found.index(None)
         raise RecipeMismatch(f"picture {earlier.pictures[at].sha256} of the resolved recipe is not among those given")
     return [pair for pair in found if pair], [picture.crop for picture in earlier.pictures]
+
+
+def _sha256(picture: PictureFile) -> str:
+    return picture.sha256 or hashlib.sha256(Path(picture.path).read_bytes()).hexdigest()
 
 
 def _judged(start: Start, picture: PictureFile, judgement: Judgement) -> Judged:

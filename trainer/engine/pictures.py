@@ -11,6 +11,7 @@ import json
 import re
 import resource
 import sys
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ SIGNATURE = re.compile(
     rb"|BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0|....ftyp(?:hei|hev|mif1|msf1|avi[fs])",
     re.DOTALL,
 )
-LOOK = 16  # side of the grid of brightness steps by which near-duplicates are told
+LOOK = 8  # spots a side of the thumbnail by which near-duplicates are told
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Judgement:
     """Of the file, hexadecimal."""
     pixels_sha256: str = ""
     """Of what the decoder made of it: two files of one picture share it."""
-    look: int = 0
-    """256 bits: is each spot of a coarse grid brighter than its neighbour? Near-duplicates differ in few of them."""
+    look: str = ""
+    """A thumbnail; those of near-duplicates differ little."""
     crop: Crop | None = None
     """What is seen of it."""
 
@@ -95,11 +96,11 @@ def decode(path: Path) -> tuple[Image.Image, tuple[str, str]]:
         Refusal: it is not a picture, is too large, or does not decode to its end.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > PIXELS:
                 raise Refusal("TOO_LARGE", f"{image.width} x {image.height} pixels; at most {PIXELS} are allowed")
             if image.format == "PNG":
-                _check_png(path)
+                _check_sums(path)
             image.load()
             animated = getattr(image, "is_animated", False) and image.format != "MPO"  # an MPO's others are previews
             picture = rgb(_upright(image))
@@ -130,11 +131,9 @@ def cut(picture: Image.Image, crop: Crop) -> Image.Image:
     return picture.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
 
 
-def look(picture: Image.Image) -> int:
-    """Bits of a difference hash (Krawetz 2013), on a grid of 16 x 16."""
-    grey = picture.convert("L").resize((LOOK + 1, LOOK), Image.Resampling.BOX)
-    spots = np.asarray(grey, dtype=np.int16)
-    return int.from_bytes(np.packbits(spots[:, 1:] > spots[:, :-1]).tobytes(), "big")
+def look(picture: Image.Image) -> str:
+    """The picture in 8 x 8 spots, RGB, hexadecimal: enough to tell whether two are nearly the same."""
+    return picture.resize((LOOK, LOOK), Image.Resampling.BOX).tobytes().hex()
 
 
 def _content(path: Path) -> bytes:
@@ -146,22 +145,28 @@ def _content(path: Path) -> bytes:
     content = path.read_bytes()
     if not SIGNATURE.match(content[:64]):
         raise Refusal("NOT_A_PICTURE", "its content is not a picture in a format that is known here")
+    _check_whole(content)
     return content
 
 
-def _check_png(path: Path) -> None:
-    """Pillow passes over the checksums of pixels; and a file cut off within them reads like one with a bad checksum."""
-    content = path.read_bytes()
-    at = 8
-    while at + 12 <= len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
-        if content[at + 4 : at + 8] == b"IEND":
-            break
-        at += 12 + length
-    else:
-        raise Refusal("TRUNCATED", "the file ends before the picture does: the PNG has no end chunk")
+def _check_sums(path: Path) -> None:
+    """Pillow passes over the checksums of a PNG's pixels when it loads them."""
     with Image.open(path, formats=["PNG"]) as image:
         image.verify()
+
+
+def _check_whole(content: bytes) -> None:
+    """Tells a file that was cut off from a damaged one, where the decoder would not."""
+    if content.startswith(b"RIFF") and 8 + int.from_bytes(content[4:8], "little") > len(content):
+        raise Refusal("TRUNCATED", "the file ends before the picture does: the WebP states more bytes")
+    if not content.startswith(b"\x89PNG"):
+        return
+    at = 8
+    while at + 12 <= len(content):
+        if content[at + 4 : at + 8] == b"IEND":
+            return
+        at += 12 + int.from_bytes(content[at : at + 4], "big")
+    raise Refusal("TRUNCATED", "the file ends before the picture does: the PNG has no end chunk")
 
 
 def _upright(image: Image.Image) -> Image.Image:
