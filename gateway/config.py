@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     #: PEM files of the gRPC server's certificate and key. Unset: plain text.
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    #: PEM file of the authority that signs trainers' certificates. With it gRPC is for those alone who show one, whose
+    #: common name is the trainer's id and which need no join token; callers come by HTTP, or with a certificate too.
+    tls_client_ca: Path | None = None
 
     #: This replica's name in the log and in the trainers' table. Unset: the host's name and a random suffix.
     gateway_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", min_length=1)
@@ -134,6 +137,8 @@ class Settings(BaseSettings):
             )
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError(f"wanted {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY, or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError(f"{PREFIX}TLS_CLIENT_CA: wanted {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY with it")
         return self
 
 

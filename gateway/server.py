@@ -84,10 +84,7 @@ class Server:
         self._http_address = Address(settings.http.host, self._http_socket.getsockname()[1])
         self._objects = self._open_objects()
 
-        self._database = await Database.open(
-            settings.database_url.get_secret_value(), pool_size=settings.database_pool_size
-        )
-        self._opened.push_async_callback(self._database.close)
+        self._database = await self._open_database()
         await self._database.migrate()
         await catalogue.publish(self._database, self._checkpoints)
 
@@ -180,13 +177,27 @@ class Server:
         self._opened.callback(bound.close)
         return bound
 
+    async def _open_database(self) -> Database:
+        settings = self._settings
+        try:
+            database = await Database.open(
+                settings.database_url.get_secret_value(), pool_size=settings.database_pool_size
+            )
+        except ValueError as exc:
+            raise ConfigError(f"TUNESMITH_DATABASE_URL=(not shown): {exc}") from exc
+        self._opened.push_async_callback(database.close)
+        return database
+
     def _open_objects(self) -> LocalObjects:
         public_url = self._settings.public_url
         if public_url is None:
             public_url = f"http://{reachable(self._http_address)}"
             log.info(f"TUNESMITH_PUBLIC_URL is not set: signed URLs say {public_url}", action="public_url_guessed")
         root = Path(unquote(urlsplit(self._settings.objects_url.get_secret_value()).path))
-        return LocalObjects(root, public_url, self._settings.signing_secret.get_secret_value().encode())
+        try:
+            return LocalObjects(root, public_url, self._settings.signing_secret.get_secret_value().encode())
+        except OSError as exc:
+            raise ConfigError(f"TUNESMITH_OBJECTS_URL=(not shown): {exc}") from exc
 
     def _add_services(self) -> None:
         """Both servers get the callers' services; trainers, health checks and reflection come over gRPC alone."""
@@ -217,11 +228,13 @@ class Server:
             if settings.tls_certificate is None or settings.tls_key is None:
                 return int(self._grpc.add_insecure_port(str(settings.grpc)))
             pair = settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()
-            return int(self._grpc.add_secure_port(str(settings.grpc), grpc.ssl_server_credentials([pair])))
+            authority = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+            credentials = grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+            return int(self._grpc.add_secure_port(str(settings.grpc), credentials))
         except RuntimeError as exc:
             raise ConfigError(f"TUNESMITH_GRPC={settings.grpc}: cannot listen there") from exc
         except OSError as exc:
-            raise ConfigError(f"TUNESMITH_TLS_CERTIFICATE, TUNESMITH_TLS_KEY: {exc}") from exc
+            raise ConfigError(f"TUNESMITH_TLS_...: {exc}") from exc
 
     def _build_http(self) -> uvicorn.Server:
         """The HTTP server over the shim."""
