@@ -1,5 +1,5 @@
-"""Pictures, checkpoints and LoRAs as rows: make, look up, complete, reject, delete. Called by gateway/assets and the catalogue;
-knows nothing of their bytes (store/objects does).
+"""Pictures, checkpoints and LoRAs as rows: make, look up, complete, reject, delete. Called by gateway/assets and the
+catalogue; knows nothing of their bytes (store/objects does).
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ class NewAsset:
     description: str = ""
     """For people."""
     data: dict[str, Any] = field(default_factory=dict)
-    """The fields of its AssetData arm in the JSON profile's names; engine, data_type and file_format are read for filters."""
+    """The fields of its AssetData arm in the JSON profile's names; engine, data_type and file_format are read for
+    filters.
+    """
     is_public: bool = False
     """Every tenant may use it."""
     source: dict[str, Any] | None = None
-    """{"builtin": name} or {"hugging_face": repository, "commit": hash}: nothing is to be uploaded and it is ready at once.
-    None: an upload."""
+    """{"builtin": name} or {"hugging_face": repository, "commit": hash}: nothing is to be uploaded and it is ready at
+    once. None: an upload.
+    """
     hf_repo: str | None = None
     """Shown only."""
     url: str | None = None
@@ -213,7 +216,9 @@ async def reject(
     size_bytes: int = 0,
     sha256: str | None = None,
 ) -> Asset:
-    """The upload is judged bad: rejected, with `reason` for programs and `details` for people. Otherwise as complete()."""
+    """The upload is judged bad: rejected, with `reason` for programs and `details` for people. Otherwise as
+    complete().
+    """
     values: dict[str, Any] = {"size_bytes": size_bytes, "sha256": sha256, "status": "rejected"}
     return await _judge(
         db, tenant_id, asset_id, values | {"status_details": details, "status_info": {"reason": reason}}
@@ -232,7 +237,7 @@ async def _judge(db: Database, tenant_id: str, asset_id: str, values: dict[str, 
 
 
 async def delete(db: Database, tenant_id: str, asset_id: str) -> Asset:
-    """Hides the asset. Its row and its object stay for tunes that read it. NotFound: none of the tenant's that lives."""
+    """Hides the asset. Its row and object stay for tunes that read it. NotFound: none of the tenant's that lives."""
     async with db.write() as transaction:
         await _locked(transaction, tenant_id, asset_id)
         gone = update(assets).where(assets.c.id == asset_id).values(status="deleted", deleted_at=now())
@@ -251,7 +256,9 @@ async def _locked(transaction: Transaction, tenant_id: str, asset_id: str) -> As
 async def publish(
     db: Database, owner_name: str, name: str, engine: str, source: dict[str, Any], data: dict[str, Any] | None = None
 ) -> Asset:
-    """Makes or mends a public checkpoint of the catalogue; ready. Safe to repeat, and where two gateways start at once."""
+    """Makes or mends a public checkpoint of the catalogue; ready. Safe to repeat, and where two gateways start at
+    once.
+    """
     columns = described({**(data or {}), "engine": engine})
     async with db.write() as transaction:
         owner, _ = await keys.tenant_named(transaction, owner_name)  # its row's lock keeps a second gateway out

@@ -1,15 +1,15 @@
 """Which tune a free slot gets. Called by leases.claim() inside its transaction; knows no stream.
 
     1. A tune whose lease has ended: it has had its turn, and its tenant's place among the running ones.
-    2. The neediest tenant (fewest running over its weight; among equals the longest unserved) that has something fitting
-       and may run more. Its row is locked, so that its counters hold still and no limit is overshot; who finds it locked
-       takes the next one.
+    2. The neediest tenant (fewest running over its weight; among equals the longest unserved) that has something
+       fitting and may run more. Its row is locked, so that its counters hold still and no limit is overshot; who finds
+       it locked takes the next one.
     3. The head of that tenant's queues: by priority, then by age. A younger one whose checkpoint is warm goes before it
        only while the head has waited less than WARM_WAIT.
     4. Its files, as they stand now: what was never uploaded or was refused fails the tune, or is left out.
 
-Measured elsewhere on PostgreSQL, a million tunes, 100,000 of them queued, 1,000 tenants: one statement over all tunes took
-207 ms, this 3.3 ms.
+Measured elsewhere on PostgreSQL, a million tunes, 100,000 of them queued, 1,000 tenants: one statement over all tunes
+took 207 ms, this 3.3 ms.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ async def _next(transaction: Transaction, fits: dict[str, Any], warm: Sequence[s
     while True:
         tenant = (await transaction.execute(_NEEDIEST, {**fits, "passed": passed})).first()
         if tenant is None and not passed:
-            # All that have work are locked, by submissions perhaps that never cease: queue up for one of them. We hold no
-            # other lock, so nobody waits for us in a circle.
+            # All that have work are locked, by submissions perhaps that never cease: queue up for one of them. We
+            # hold no other lock, so nobody waits for us in a circle.
             tenant = (await transaction.execute(_NEEDIEST_WAITING, {**fits, "passed": passed})).first()
         if tenant is None:
             return None

@@ -224,7 +224,7 @@ def _prepare_sqlite(connection: Any, database: Database) -> None:  # noqa: ANN40
 
 
 def _begin_immediate(connection: Connection) -> None:
-    """Takes the write lock at once: a transaction that begins by reading and wants it later fails instead of waiting."""
+    """Takes the write lock at once: who begins by reading and wants it later fails instead of waiting."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

@@ -1,8 +1,8 @@
-"""The one place where SQLite and PostgreSQL differ in what is asked of them, each difference with its reason. Used by tables
-and by the modules that write SQL; knows no tables.
+"""The one place where SQLite and PostgreSQL differ in what is asked of them, each difference with its reason. Used by
+tables and by the modules that write SQL; knows no tables.
 
-What needs nothing here: `FOR UPDATE SKIP LOCKED`, which SQLAlchemy leaves out on SQLite, where one writer at a time makes it
-needless; RETURNING; partial indexes.
+What needs nothing here: `FOR UPDATE SKIP LOCKED`, which SQLAlchemy leaves out on SQLite, where one writer at a time
+makes it needless; RETURNING; partial indexes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Time(TypeDecorator[datetime]):
-    """An aware UTC datetime. SQLite has no such type: there it is microseconds since 1970, which compare and index well."""
+    """An aware UTC datetime. SQLite has no such type: there it is microseconds since 1970, which compare and index
+    well.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -34,17 +36,17 @@ class Time(TypeDecorator[datetime]):
         """The column's type."""
         return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else DateTime(timezone=True))
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | int | None:
         """Towards the database."""
         if value is None or dialect.name != "sqlite":
             return value
         return (value - _EPOCH) // _MICROSECOND
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | int | None, dialect: Dialect) -> datetime | None:
         """From the database."""
-        if value is None:
-            return None
-        return _EPOCH + timedelta(microseconds=value) if dialect.name == "sqlite" else value.astimezone(UTC)
+        if isinstance(value, int):
+            return _EPOCH + timedelta(microseconds=value)
+        return None if value is None else value.astimezone(UTC)
 
 
 class Document(TypeDecorator[Any]):
@@ -60,8 +62,9 @@ class Document(TypeDecorator[Any]):
         )
 
 
-#: The one clock that decides. A function in the database on PostgreSQL (a migration makes it), one in the connection on SQLite;
-#: so tests can move it (Database.move_clock), and an index can be searched by it, for it is fixed within a statement.
+#: The one clock that decides. A function in the database on PostgreSQL (a migration makes it), one in the connection
+#: on SQLite; so tests can move it (Database.move_clock), and an index can be searched by it, for it is fixed within a
+#: statement.
 def now() -> ColumnElement[datetime]:
     """The database's time."""
     return func.tunesmith_now(type_=Time())
@@ -82,7 +85,7 @@ class Strings(TypeDecorator[Sequence[str]]):
         """The parameter's type."""
         return dialect.type_descriptor(ARRAY(Text()) if dialect.name == "postgresql" else String())
 
-    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> list[str] | str:
         """Towards the database."""
         strings = list(value or ())
         return strings if dialect.name == "postgresql" else json.dumps(strings)
@@ -102,15 +105,16 @@ class among(FunctionElement[bool]):  # noqa: N801  # reads as an operator in a s
 
 
 @compiles(among, "postgresql")
-def _among_postgresql(element: among, compiler: SQLCompiler, **options: Any) -> str:
+def _among_postgresql(element: among, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  # SQLAlchemy's
     column, strings = element.clauses
     return f"{compiler.process(column, **options)} = ANY ({compiler.process(strings, **options)})"
 
 
 @compiles(among, "sqlite")
-def _among_sqlite(element: among, compiler: SQLCompiler, **options: Any) -> str:
+def _among_sqlite(element: among, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  # SQLAlchemy's
     column, strings = element.clauses
-    return f"{compiler.process(column, **options)} IN (SELECT value FROM json_each({compiler.process(strings, **options)}))"
+    values = f"SELECT value FROM json_each({compiler.process(strings, **options)})"  # noqa: S608  # compiled fragments
+    return f"{compiler.process(column, **options)} IN ({values})"
 
 
 class holds_all(FunctionElement[bool]):  # noqa: N801  # as above
@@ -124,13 +128,14 @@ class holds_all(FunctionElement[bool]):  # noqa: N801  # as above
 
 
 @compiles(holds_all, "postgresql")
-def _holds_all_postgresql(element: holds_all, compiler: SQLCompiler, **options: Any) -> str:
+def _holds_all_postgresql(element: holds_all, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  # as above
     column, words = element.clauses
     return f"{compiler.process(column, **options)} @> to_jsonb({compiler.process(words, **options)})"
 
 
 @compiles(holds_all, "sqlite")
-def _holds_all_sqlite(element: holds_all, compiler: SQLCompiler, **options: Any) -> str:
+def _holds_all_sqlite(element: holds_all, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  # as above
     column, words = element.clauses
-    wanted = f"SELECT value FROM json_each({compiler.process(words, **options)})"
-    return f"NOT EXISTS ({wanted} EXCEPT SELECT value FROM json_each({compiler.process(column, **options)}))"
+    wanted = f"SELECT value FROM json_each({compiler.process(words, **options)})"  # noqa: S608  # compiled fragments
+    there = f"SELECT value FROM json_each({compiler.process(column, **options)})"  # noqa: S608
+    return f"NOT EXISTS ({wanted} EXCEPT {there})"

@@ -1,4 +1,5 @@
-"""What the store says no with. Raised by every module of the store, translated by gateway/status.py; knows no RPC codes.
+"""What the store says no with. Raised by every module of the store, translated by gateway/status.py; knows no RPC
+codes.
 
 StoreError
  +- NotFound            no such row, or not the caller's: the two are never told apart

@@ -1,7 +1,7 @@
 """A tune's log. Appended to by moves and reports inside their transactions; read by gateway/watch.
 
-An event's seq is given under its tune's row lock (tunes.event_seq), so a reader that has seen seq n has seen all before it:
-one that comes to light later would have been skipped by everyone who watches by "after seq n".
+An event's seq is given under its tune's row lock (tunes.event_seq), so a reader that has seen seq n has seen all
+before it: one that comes to light later would have been skipped by everyone who watches by "after seq n".
 """
 
 from __future__ import annotations

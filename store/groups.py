@@ -1,5 +1,5 @@
-"""Group commit: callers that come while a transaction is under way go together into the next one. Used by submission, where
-each alone would cost a transaction with its fsync; knows no tables.
+"""Group commit: callers that come while a transaction is under way go together into the next one. Used by submission,
+where each alone would cost a transaction with its fsync; knows no tables.
 
     caller 1 --> transaction {1}
     callers 2 3 4, meanwhile ----> transaction {2, 3, 4}     one fsync, and one statement of each kind

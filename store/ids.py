@@ -8,5 +8,7 @@ from typeid import TypeID
 
 
 def new_id(prefix: Literal["tune", "asset", "key"]) -> str:
-    """Such as "tune_01h455vb4pex5vsknk084sn02q": a TypeID, which is a UUIDv7, so that ids sort by age to the millisecond."""
+    """Such as "tune_01h455vb4pex5vsknk084sn02q": a TypeID, which is a UUIDv7, so that ids sort by age to the
+    millisecond.
+    """
     return str(TypeID(prefix=prefix))

@@ -1,4 +1,5 @@
-"""Tenants, their API keys, and trainers' join tokens. Called by the gateway's interceptors and its command line; knows no RPC.
+"""Tenants, their API keys, and trainers' join tokens. Called by the gateway's interceptors and its command line;
+knows no RPC.
 
 A secret is shown once, when it is made; the database keeps its SHA-256. A caller's key opens no trainer's door and a
 trainer's token no caller's: they stand in two tables and bear two prefixes.
@@ -86,8 +87,8 @@ async def tenant_named(transaction: Transaction, name: str, **values: Any) -> tu
     return record(Tenant, row), made.rowcount == 1
 
 
-#: Both databases know ON CONFLICT, which SQLAlchemy has in their dialects only. The row of another transaction that is not
-#: yet committed is waited for.
+#: Both databases know ON CONFLICT, which SQLAlchemy has in their dialects only. The row of another transaction that
+#: is not yet committed is waited for.
 _MAKE_TENANT = text(
     "INSERT INTO tenants (id, name, is_operator, weight, queue_limit, running_limit, created_at)"
     " VALUES (:id, :name, :is_operator, :weight, :queue_limit, :running_limit, tunesmith_now())"

@@ -1,5 +1,5 @@
-"""Who trains which tune: claim, accept, renew, restate, withdraw, reap. Called by gateway/dispatch and gateway/session; knows no
-stream. What an attempt reports is in reports.py.
+"""Who trains which tune: claim, accept, renew, restate, withdraw, reap. Called by gateway/dispatch and
+gateway/session; knows no stream. What an attempt reports is in reports.py.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ async def accept(db: Database, lease: LeaseRef) -> bool:
 
 
 async def withdraw(db: Database, lease: LeaseRef, reason: str, details: str = "") -> bool:
-    """The assignment was rejected, or not accepted in time: back to the queue; costs no attempt. False: stale, or it was
-    accepted after all.
+    """The assignment was rejected, or not accepted in time: back to the queue; costs no attempt. False: stale, or it
+    was accepted after all.
     """
     async with db.beat() as transaction:
         tune = await held(transaction, lease)
@@ -148,7 +148,9 @@ async def held(transaction: Transaction, lease: LeaseRef) -> Tune | None:
 
 
 def holds(lease: LeaseRef, tune: Tune) -> bool:
-    """Whether the tune's newest lease is this one. Whether its time is up does not matter: nobody has claimed it since."""
+    """Whether the tune's newest lease is this one. Whether its time is up does not matter: nobody has claimed it
+    since.
+    """
     return (tune.lease_epoch, tune.lease_trainer_id) == (lease.epoch, lease.trainer_id)
 
 
@@ -231,8 +233,8 @@ _EXTEND = (
 async def reap(db: Database, lease_seconds: float) -> int:
     """Ends expired tunes that are cancelled or poisoned, and shows that the service is alive. Returns how many ended.
 
-    To be called by every gateway, once a heartbeat: where nobody has for half a lease, we were away, and one whole lease
-    passes before any lease counts as ended.
+    To be called by every gateway, once a heartbeat: where nobody has for half a lease, we were away, and one whole
+    lease passes before any lease counts as ended.
     """
     ended = 0
     async with db.beat() as transaction:
@@ -244,8 +246,8 @@ async def reap(db: Database, lease_seconds: float) -> int:
     return ended
 
 
-#: The share of a lease for which no gateway may be silent. A beat is a ninth of a lease, so at the end of such a silence
-#: every lease that was renewed before it still has a third of its time.
+#: The share of a lease for which no gateway may be silent. A beat is a ninth of a lease, so at the end of such a
+#: silence every lease that was renewed before it still has a third of its time.
 SILENCE = 0.5
 
 _ALIVE = update(liveness).values(
@@ -258,7 +260,9 @@ _ALIVE = update(liveness).values(
 
 
 def has_ended() -> list[ColumnElement[bool]]:
-    """Conditions on tunes and liveness, parameter `silence`: the lease has ended, and not merely because we were away."""
+    """Conditions on tunes and liveness, parameter `silence`: the lease has ended, and not merely because we were
+    away.
+    """
     return [
         tunes.c.lease_expires_at <= now(),
         liveness.c.grace_until <= now(),

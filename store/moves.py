@@ -1,9 +1,9 @@
-"""Every move of a tune, with all that belongs to one: the row, its tenant's counters, its events, the wake-ups. Used by tunes,
-leases and reports inside their transactions; knows no callers and no trainers.
+"""Every move of a tune, with all that belongs to one: the row, its tenant's counters, its events, the wake-ups. Used
+by tunes, leases and reports inside their transactions; knows no callers and no trainers.
 
-Locks are always taken in this order, so that nobody waits in a circle: tune row, tenant row, queue row. submit() begins at
-the tenant's row and touches only tunes that nobody else knows yet. A claim begins there too, and skips tune rows that
-are locked instead of waiting.
+Locks are always taken in this order, so that nobody waits in a circle: tune row, tenant row, queue row. submit()
+begins at the tenant's row and touches only tunes that nobody else knows yet. A claim begins there too, and skips tune
+rows that are locked instead of waiting.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ async def change(
     entries: Sequence[Entry],
     **values: Any,  # noqa: ANN401  # columns
 ) -> Tune:
-    """Changes columns of a locked tune and writes its entries; the state stays, unless move() has it among the values."""
+    """Changes columns of a locked tune and writes its entries; the state stays, unless move() has it among the
+    values.
+    """
     values = {"updated_at": now(), **values, "event_seq": tunes.c.event_seq + len(entries)}
     values = {name: null() if value is None else value for name, value in values.items()}
     changed = update(tunes).where(tunes.c.id == tune.id).values(**values).returning(*tunes.c)

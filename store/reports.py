@@ -1,5 +1,5 @@
-"""What an attempt reports: progress, events, snapshots, and how it ended. Called by gateway/session for the messages of the same
-names; each is one transaction behind the fence of leases.py.
+"""What an attempt reports: progress, events, snapshots, and how it ended. Called by gateway/session for the messages
+of the same names; each is one transaction behind the fence of leases.py.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ async def record_recipe(db: Database, lease: LeaseRef, report_seq: int, recipe_j
 
 
 async def record_snapshot(db: Database, lease: LeaseRef, report_seq: int, snapshot: Snapshot) -> Outcome:
-    """Keeps a place to go on from, and forgives the crashes before it. An older one than what is kept changes nothing."""
+    """Keeps a place to go on from, and forgives the crashes before it. An older one than what is kept changes
+    nothing.
+    """
     async with db.write() as transaction:
         tune = await _reported(transaction, lease, report_seq)
         if isinstance(tune, Outcome):
@@ -192,7 +194,8 @@ async def fail(
     crashed: bool,
     max_attempts: int = POISON_LIMIT,
 ) -> Outcome:
-    """The attempt broke: back to the queue where another may fare better, else FAILED; CANCELLED where that was asked for.
+    """The attempt broke: back to the queue where another may fare better, else FAILED; CANCELLED where that was asked
+    for.
 
     A crash counts towards the limit, and so does a retryable failure: neither goes round for ever.
     """
@@ -214,7 +217,9 @@ async def fail(
 
 
 async def observe_cancel(db: Database, lease: LeaseRef, report_seq: int, step: int) -> Outcome:
-    """The trainer has stopped since the tune was cancelled: CANCELLED. Back to the queue where nobody had cancelled it."""
+    """The trainer has stopped since the tune was cancelled: CANCELLED. Back to the queue where nobody had cancelled
+    it.
+    """
     return await _let_go(db, lease, report_seq, step, "CANCEL_OBSERVED")
 
 
@@ -236,8 +241,8 @@ async def _let_go(db: Database, lease: LeaseRef, report_seq: int, step: int, rea
 
 
 async def _reported(transaction: Transaction, lease: LeaseRef, report_seq: int) -> Tune | Outcome:
-    """The tune, locked, where this report is to be recorded; else what became of it. Reports come in order, so one whose
-    number is not above the last recorded one's was recorded, also where it ended the attempt.
+    """The tune, locked, where this report is to be recorded; else what became of it. Reports come in order, so one
+    whose number is not above the last recorded one's was recorded, also where it ended the attempt.
     """
     tune = await lock(transaction, lease.tune_id)
     if tune is None or not holds(lease, tune):

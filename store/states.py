@@ -4,8 +4,9 @@ leases, and by the migrations' triggers; knows no database connection.
     QUEUED -> ASSIGNED -> RUNNING -> SUCCEEDED | FAILED | CANCELLED
        ^---------+-----------+   given back, or a retryable failure
 
-RUNNING and ASSIGNED go to ASSIGNED where another trainer claims a tune whose lease has ended: the lease's end itself writes
-nothing. QUEUED goes to FAILED where its pictures turn out to be unusable when it is claimed: nobody has held it then.
+RUNNING and ASSIGNED go to ASSIGNED where another trainer claims a tune whose lease has ended: the lease's end itself
+writes nothing. QUEUED goes to FAILED where its pictures turn out to be unusable when it is claimed: nobody has held
+it then.
 """
 
 from __future__ import annotations
@@ -74,6 +75,6 @@ def trigger_sql(dialect: str) -> list[str]:
     return [
         "CREATE FUNCTION tunes_moves() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "RAISE EXCEPTION 'the table of moves forbids this' USING ERRCODE = 'check_violation'; END $$",
-        f"CREATE TRIGGER tunes_moves BEFORE UPDATE OF state, lease_epoch ON tunes FOR EACH ROW WHEN ({forbidden_sql()}) "
-        "EXECUTE FUNCTION tunes_moves()",
+        "CREATE TRIGGER tunes_moves BEFORE UPDATE OF state, lease_epoch ON tunes "
+        f"FOR EACH ROW WHEN ({forbidden_sql()}) EXECUTE FUNCTION tunes_moves()",
     ]

@@ -1,8 +1,8 @@
-"""The tables: what is remembered, with the checks and indexes that the database holds. Read by every module of the store and,
-as rows, by the gateway; knows no queries.
+"""The tables: what is remembered, with the checks and indexes that the database holds. Read by every module of the
+store and, as rows, by the gateway; knows no queries.
 
-Every time is an aware UTC datetime by the database's clock. Strings with a closed list of values are lower case, as the JSON
-profile has them. Migrations (store/migrations) make these tables; a test holds the two together.
+Every time is an aware UTC datetime by the database's clock. Strings with a closed list of values are lower case, as
+the JSON profile has them. Migrations (store/migrations) make these tables; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ STATE = Enum(TuneState, native_enum=False, length=16, values_callable=lambda sta
 ASSET_STATUSES = ("ready_to_upload", "uploaded", "ready", "deleted", "rejected", "error")
 
 
-def _json(name: str, default: str | None = None) -> Any:
+def _json(name: str, default: str | None = None) -> Any:  # noqa: ANN401  # as SQLModel's Field
     """A JSON column; with a default it is never null."""
     server_default = None if default is None else text(f"'{default}'")
     return Field(sa_column=Column(name, Document(), nullable=default is None, server_default=server_default))
 
 
-def _time(*, nullable: bool = True) -> Any:
+def _time(*, nullable: bool = True) -> Any:  # noqa: ANN401  # as SQLModel's Field
     return Field(default=None, sa_type=cast("Any", Time()), nullable=nullable)
 
 
 class Tenant(SQLModel, table=True):
     """Who owns tunes and assets, and the counters that every move of a tune keeps true.
 
-    The row is the lock of the tenant's queue: who moves a tune into, within or out of QUEUED, ASSIGNED and RUNNING updates
-    this row in the same transaction, and a claim takes it first (see leases.py).
+    The row is the lock of the tenant's queue: who moves a tune into, within or out of QUEUED, ASSIGNED and RUNNING
+    updates this row in the same transaction, and a claim takes it first (see leases.py).
     """
 
     __tablename__ = "tenants"
@@ -113,7 +113,9 @@ class ApiKey(SQLModel, table=True):
 
 
 class TrainerToken(SQLModel, table=True):
-    """A trainer's join token. Only the hash of the secret is kept. A trainer may have several, so that they can be changed."""
+    """A trainer's join token. Only the hash of the secret is kept. A trainer may have several, so that they can be
+    changed.
+    """
 
     __tablename__ = "trainer_tokens"
 
@@ -323,7 +325,9 @@ class Tune(SQLModel, table=True):
     checkpoint_name: str
     """Its name when the tune was accepted."""
     details: dict[str, Any] = _json("details", "{}")
-    """LoraTune as requested, in the JSON profile's names; with `files`, the only place where they stand, in their order."""
+    """LoraTune as requested, in the JSON profile's names; with `files`, the only place where they stand, in their
+    order.
+    """
     trigger_words: list[str] = _json("trigger_words", "[]")
     """For filters."""
     steps: int
@@ -383,7 +387,9 @@ class Tune(SQLModel, table=True):
     """The caller wants it to end. It will never run again."""
 
     resolved_recipe: str | None = None
-    """What the first attempt fixed: canonical JSON, byte for byte as it was reported, for its hash is over these bytes."""
+    """What the first attempt fixed: canonical JSON, byte for byte as it was reported, for its hash is over these
+    bytes.
+    """
     resolved_recipe_sha256: str | None = None
     """Of the same, hexadecimal."""
     snapshot_key: str | None = None

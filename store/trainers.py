@@ -1,5 +1,5 @@
-"""Trainers as last heard. Called by gateway/session at Hello, Heartbeat and the stream's end; by gateway/tunes for the reason why
-a tune is still pending.
+"""Trainers as last heard. Called by gateway/session at Hello, Heartbeat and the stream's end; by gateway/tunes for
+the reason why a tune is still pending.
 """
 
 from __future__ import annotations

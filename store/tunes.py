@@ -1,5 +1,5 @@
-"""Tunes as their owners see them: submit, find, list, cancel, delete. Called by gateway/tunes and the metrics; what trainers do
-with tunes is in leases.py.
+"""Tunes as their owners see them: submit, find, list, cancel, delete. Called by gateway/tunes and the metrics; what
+trainers do with tunes is in leases.py.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class QueueStats:
 async def submit(db: Database, new: NewTune) -> Submitted:
     """Accepts a tune; it is durable when this returns.
 
-    InvalidReference: files or checkpoint are not there, all of them at once. NameTaken, RequestReused, QueueFull as they
-    say. The same request_id with the same hash, or without one the same name and hash within ten minutes, gives the
-    earlier tune.
+    InvalidReference: files or checkpoint are not there, all of them at once. NameTaken, RequestReused, QueueFull as
+    they say. The same request_id with the same hash, or without one the same name and hash within ten minutes, gives
+    the earlier tune.
     """
     return await db.group(write_submissions).commit(new)
 

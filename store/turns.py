@@ -1,7 +1,8 @@
-"""Lets so many at a time through, the urgent ones first. Used by the database in front of its connections; knows no SQL.
+"""Lets so many at a time through, the urgent ones first. Used by the database in front of its connections; knows no
+SQL.
 
-A pool that runs dry makes each caller wait inside it, and a heartbeat waits with them. So everybody waits here instead, before
-taking a connection, and a pool never meets more than it has.
+A pool that runs dry makes each caller wait inside it, and a heartbeat waits with them. So everybody waits here
+instead, before taking a connection, and a pool never meets more than it has.
 """
 
 from __future__ import annotations

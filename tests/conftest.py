@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -13,10 +12,6 @@ import pytest
 
 from store.database import Database
 from tests.servers.postgres import PostgresServer
-
-# gRPC's fork handlers, which nobody here needs, sometimes end the forked child before it has become a PostgreSQL. This
-# is read when grpc is first imported, which no conftest has done by now.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""Brings a database's tables to the newest version. Called by Database.migrate() inside its transaction; the versions stand in
-versions/, made by Alembic and edited by hand.
+"""Brings a database's tables to the newest version. Called by Database.migrate() inside its transaction; the versions
+stand in versions/, made by Alembic and edited by hand.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The storage seam. Called by gateway/assets, sessions and http/objects; implementations beside it. Knows no rows.
 
-Keys are relative paths of [A-Za-z0-9._-] parts, such as "incoming/assets/asset_x". What is written appears whole or not at all.
+Keys are relative paths of [A-Za-z0-9._-] parts, such as "incoming/assets/asset_x". What is written appears whole or
+not at all.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Objects(ABC):
 
     @abstractmethod
     async def sign_get(self, key: str, expires_seconds: float = 3600) -> str:
-        """A URL that downloads the object with no authorization header; the expiry is checked when the request starts."""
+        """A URL that downloads the object with no authorization header; the expiry is checked when the request
+        starts.
+        """
 
     @abstractmethod
     async def sign_put(self, key: str, expires_seconds: float = 3600) -> str:
@@ -55,7 +58,9 @@ class Objects(ABC):
 
     @abstractmethod
     async def write(self, key: str, chunks: AsyncIterable[bytes], *, max_bytes: int | None = None) -> tuple[int, str]:
-        """Writes the object, durable and whole when this returns. (size, SHA-256 hexadecimal). TooLarge past max_bytes."""
+        """Writes the object, durable and whole when this returns. (size, SHA-256 hexadecimal). TooLarge past
+        max_bytes.
+        """
 
     @abstractmethod
     async def stat(self, key: str) -> int | None:

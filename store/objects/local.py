@@ -2,7 +2,8 @@
 authority that there is: whoever has one may do what it names, until it expires.
 
     root/objects/{key}       whole objects
-    root/temporary/{random}  being written; renamed when they are whole and on the disk, swept away when a process starts
+    root/temporary/{random}  being written; renamed when they are whole and on the disk, swept away when a process
+    starts
 
 Disk and hash work is done in threads: the event loop never waits for either.
 """
@@ -34,7 +35,9 @@ class LocalObjects(Objects):
     """A folder. Written atomically: a temporary name, fsync, rename, fsync of the folder."""
 
     def __init__(self, root: Path, public_url: str, secret: bytes) -> None:
-        """`root`: made where it is missing. `public_url`: the gateway's, without a slash at its end. `secret`: signs URLs."""
+        """`root`: made where it is missing. `public_url`: the gateway's, without a slash at its end. `secret`: signs
+        URLs.
+        """
         if not secret:
             raise ValueError("the signing secret is empty; wanted some random bytes")
         self._objects = root / "objects"
@@ -148,7 +151,8 @@ class LocalObjects(Objects):
                 yield each
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        # Only the folder that the prefix ends in is read, not the whole store. Folders of the prefix are parts of a key.
+        # Only the folder that the prefix ends in is read, not the whole store. Folders of the prefix are parts of a
+        # key.
         folder, _, _ = prefix.rpartition("/")
         start = self._path(folder) if folder else self._objects
         for parent, folders, names in os.walk(start):

@@ -1,8 +1,8 @@
-"""The seam of wake-ups, and the delivery within this process that every implementation shares. Published to by the database
-after a commit; subscribed to by gateway/dispatch, watch and session. Knows no SQL.
+"""The seam of wake-ups, and the delivery within this process that every implementation shares. Published to by the
+database after a commit; subscribed to by gateway/dispatch, watch and session. Knows no SQL.
 
-A wake-up carries an id and no truth: the receiver looks into the database. It may be lost (the receiver polls beneath, every
-2 s), may come twice, and ids that come faster than they are taken are told once.
+A wake-up carries an id and no truth: the receiver looks into the database. It may be lost (the receiver polls
+beneath, every 2 s), may come twice, and ids that come faster than they are taken are told once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Literal, Self
 
-#: "queue": an engine has something claimable. "tune": a tune changed or has a new event. "cancel": a leased tune is to be
-#: cancelled. "trainer": another stream has taken over a trainer's row.
+#: "queue": an engine has something claimable. "tune": a tune changed or has a new event. "cancel": a leased tune is
+#: to be cancelled. "trainer": another stream has taken over a trainer's row.
 Topic = Literal["queue", "tune", "cancel", "trainer"]
 
 #: Ids that a subscription holds at most; the oldest are dropped, as if lost.
@@ -48,7 +48,9 @@ class Wakeups(ABC):
 
     @abstractmethod
     def publish(self, topic: Topic, id: str) -> None:
-        """Tells the id to all subscribers, here and elsewhere, soon. Never blocks and never fails. After the commit only."""
+        """Tells the id to all subscribers, here and elsewhere, soon. Never blocks and never fails. After the commit
+        only.
+        """
 
     @abstractmethod
     async def start(self) -> None:

@@ -1,11 +1,12 @@
 """Wake-ups between gateways, by PostgreSQL's LISTEN and NOTIFY. Opened by the database; knows no tables.
 
 One connection of its own, outside the pool, in autocommit: a NOTIFY inside a transaction takes a lock on all of the
-server's commits (4,542 inserts a second without, 508 with, at 16 clients). A session-bound thing, it must not go through a
-transaction pooler such as PgBouncer.
+server's commits (4,542 inserts a second without, 508 with, at 16 clients). A session-bound thing, it must not go
+through a transaction pooler such as PgBouncer.
 
     publish() -> delivered here at once
-              -> pending ids -> one task: NOTIFY them together, else wait until there are some or the server has sent some
+              -> pending ids -> one task: NOTIFY them together, else wait until there are some or the server has sent
+              some
 """
 
 from __future__ import annotations

