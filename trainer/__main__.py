@@ -1,7 +1,7 @@
 """`tunesmith-trainer`: reads the settings, runs the supervisor, translates how it ended into an exit code.
 
 0  asked to end, and everything was given back
-2  a setting is wrong, or the gateway refuses the token
+2  a setting is wrong or cannot be followed, or the gateway refuses the token
 3  DUPLICATE_TRAINER: another process of this trainer_id has taken over
 """
 
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from trainer.supervisor.config import Settings
 from trainer.supervisor.connection import DuplicateTrainer, Refused
-from trainer.supervisor.supervisor import DataInUse, Supervisor
+from trainer.supervisor.supervisor import CannotStart, Supervisor
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ async def _run(settings: Settings) -> int:
     except DuplicateTrainer as exc:
         log.error("DUPLICATE_TRAINER: another process of this trainer_id has taken over", details=str(exc))
         return 3
-    except (Refused, DataInUse) as exc:
+    except (Refused, CannotStart) as exc:
         log.error("The trainer cannot work", why=str(exc))
         return 2
     return 0

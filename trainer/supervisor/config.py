@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FilePath, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -39,11 +39,11 @@ class Settings(BaseSettings):
     """Least seconds that the engine may make no step before it counts as hung; slow tunes get more of themselves."""
     insecure: bool | None = None
     """True: no TLS. Unset: no TLS towards loopback addresses, TLS towards all others."""
-    tls_ca: Path | None = None
+    tls_ca: FilePath | None = None
     """PEM file of the authority that signed the gateways' certificates; unset: the system's."""
-    tls_certificate: Path | None = None
+    tls_certificate: FilePath | None = None
     """PEM file of the client certificate, for mutual TLS."""
-    tls_key: Path | None = None
+    tls_key: FilePath | None = None
     """PEM file of its key."""
     ready_file: Path | None = None
     """Written once the first gateway has said Welcome: JSON with the address of /metrics."""

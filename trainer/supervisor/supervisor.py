@@ -55,8 +55,8 @@ class _Held:
     task: asyncio.Task[None]
 
 
-class DataInUse(Exception):
-    """Another supervisor works in the data folder."""
+class CannotStart(Exception):
+    """A setting cannot be followed on this machine; the message names it, its value and why."""
 
 
 class Supervisor:
@@ -93,7 +93,7 @@ class Supervisor:
 
         Raises:
             Refused, DuplicateTrainer: see Connection.
-            DataInUse: another process has the data folder.
+            CannotStart: the data folder or an address cannot be had.
         """
         with _locked(self._settings.data):
             self._startup()
@@ -111,7 +111,10 @@ class Supervisor:
             self._leases.recover(
                 report.lease, getattr(report.message, report.arm).step if report.arm != "failed" else 0
             )
-        self._metrics_url = self.metrics.startup(*split_address(self._settings.metrics))
+        try:
+            self._metrics_url = self.metrics.startup(*split_address(self._settings.metrics))
+        except OSError as exc:
+            raise CannotStart(f"TUNESMITH_METRICS={self._settings.metrics}: {exc.strerror}") from exc
         log.info("The trainer starts", trainer_id=self._settings.trainer_id, metrics=self._metrics_url)
 
     async def _serve(self, stop: asyncio.Event) -> None:
@@ -429,13 +432,16 @@ def _engine_environment(settings: Settings) -> dict[str, str]:
 @contextlib.contextmanager
 def _locked(data: Path) -> Iterator[None]:
     """Keeps the data folder to this process: two supervisors would delete one another's spool."""
-    data.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(data / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise CannotStart(f"TUNESMITH_DATA={data} cannot be used: {exc.strerror}") from exc
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataInUse(f"TUNESMITH_DATA={data} is in use by another trainer process") from None
+            raise CannotStart(f"TUNESMITH_DATA={data} is in use by another trainer process") from None
         yield
     finally:
         os.close(descriptor)

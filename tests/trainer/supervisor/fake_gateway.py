@@ -53,11 +53,15 @@ class FakeGateway(trainer_service_pb2_grpc.TrainerServiceServicer):
     def __init__(self) -> None:
         self.streams: asyncio.Queue[Stream] = asyncio.Queue()
         self.metadata: dict[str, str] = {}
+        self.common_names: list[bytes] = []
 
-    async def start(self, port: int = 0) -> None:
+    async def start(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server(self, self.server)
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        if credentials is None:
+            self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        else:
+            self.port = self.server.add_secure_port(f"localhost:{port}", credentials)
         await self.server.start()
 
     async def stop(self) -> None:
@@ -69,6 +73,7 @@ class FakeGateway(trainer_service_pb2_grpc.TrainerServiceServicer):
     # A coroutine that reads and writes through the context; the stubs know the generator form only.
     async def Connect(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         self.metadata = dict(context.invocation_metadata())
+        self.common_names = list(context.auth_context().get("x509_common_name", ()))
         stream = Stream()
         self.streams.put_nowait(stream)
 

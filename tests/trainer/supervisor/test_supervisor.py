@@ -1,17 +1,23 @@
 """The supervisor as a gateway sees it: a real stream, a real child process, real files."""
 
 import asyncio
+import json
 import os
+import shutil
 import signal
+import socket
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from tests.trainer.supervisor.conftest import Bench
-from tests.trainer.supervisor.fake_gateway import Stream
+from tests.trainer.supervisor.fake_gateway import FakeGateway, Stream
 from trainer.supervisor.connection import DuplicateTrainer, Refused
-from trainer.supervisor.supervisor import DataInUse, Supervisor
+from trainer.supervisor.supervisor import CannotStart, Supervisor
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
 
@@ -342,8 +348,6 @@ async def test_three_missed_acks_make_it_reconnect(bench: Bench) -> None:
 
 
 async def test_reconnect_goes_to_another_gateway(bench: Bench) -> None:
-    from tests.trainer.supervisor.fake_gateway import FakeGateway
-
     other = FakeGateway()
     await other.start()
     try:
@@ -418,7 +422,7 @@ async def test_two_supervisors_do_not_share_a_data_folder(bench: Bench) -> None:
 
     second = bench.start()
 
-    with pytest.raises(DataInUse):
+    with pytest.raises(CannotStart, match="TUNESMITH_DATA"):
         await bench.running.pop(second)
 
 
@@ -484,3 +488,83 @@ async def test_an_engine_that_dies_idle_comes_back_and_the_gateway_hears_of_it(b
 
     assert (await stream.hear("heartbeat")).free_slots == 0
     assert (await stream.hear("heartbeat")).free_slots == 1
+
+
+async def test_a_taken_metrics_port_is_named(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        second = bench.start(metrics=f"127.0.0.1:{taken.getsockname()[1]}")
+
+        with pytest.raises(CannotStart, match="TUNESMITH_METRICS"):
+            await bench.running.pop(second)
+
+
+async def test_metrics_tell_steps_tunes_and_the_connection(bench: Bench) -> None:
+    supervisor, stream = await welcomed(bench)
+    await stream.say(assign=bench.assign())
+    await sign_put(bench, stream)
+    await stream.acknowledge(await stream.hear("finished"))
+    await next_idle_beat(stream, bench)
+
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(supervisor._metrics_url)).text
+
+    for line in (
+        "tunesmith_trainer_steps_total 3.0",
+        "tunesmith_trainer_step_seconds_count 3.0",
+        'tunesmith_trainer_tunes_total{outcome="finished"} 1.0',
+        "tunesmith_trainer_tunes_held 0.0",
+        "tunesmith_trainer_connected 1.0",
+        "tunesmith_trainer_engine_ready 1.0",
+        "tunesmith_trainer_base_loads_total 0.0",
+    ):
+        assert line in text.splitlines()
+
+
+async def test_the_ready_file_says_where_metrics_are(bench: Bench, tmp_path: Path) -> None:
+    supervisor, stream = await welcomed(bench, ready_file=tmp_path / "ready.json")
+    await stream.hear("heartbeat")
+
+    ready = await asyncio.to_thread((tmp_path / "ready.json").read_text)
+
+    assert json.loads(ready) == {"metrics": supervisor._metrics_url}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed here")
+async def test_mutual_tls_needs_no_token(bench: Bench, tmp_path: Path) -> None:
+    credentials = await asyncio.to_thread(certificates, tmp_path)
+    gateway = FakeGateway()
+    await gateway.start(credentials=credentials)
+
+    trainer = bench.start(
+        gateways=f"localhost:{gateway.port}",
+        insecure=False,
+        trainer_token="",
+        tls_ca=tmp_path / "ca.pem",
+        tls_certificate=tmp_path / "trainer-1.pem",
+        tls_key=tmp_path / "trainer-1.key",
+    )
+    stream = await gateway.stream()
+    hello = await stream.welcome()
+    await bench.kill(trainer)
+    await gateway.stop()
+
+    assert hello.trainer_id == "trainer-1"
+    assert "authorization" not in gateway.metadata
+    assert gateway.common_names == [b"trainer-1"]
+
+
+def certificates(folder: Path) -> grpc.ServerCredentials:
+    """An authority and certificates of localhost and trainer-1; returns the server's."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
+    (folder / "names").write_text("subjectAltName=DNS:localhost")
+    for name in ("localhost", "trainer-1"):
+        openssl("req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        signed = ("-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
+        openssl("x509", "-req", *signed, "-extfile", "names", "-out", f"{name}.pem")
+    pair = (folder / "localhost.key").read_bytes(), (folder / "localhost.pem").read_bytes()
+    return grpc.ssl_server_credentials([pair], (folder / "ca.pem").read_bytes(), True)
