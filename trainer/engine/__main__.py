@@ -1,5 +1,5 @@
-"""The engine child: `python -m trainer.engine --in FD --out FD [--device auto|cpu|cuda] [--threads N]`. Spawned by the
-supervisor, never forked; ends with it.
+"""The engine child: `python -m trainer.engine --in FD --out FD`, with TUNESMITH_DEVICE and TUNESMITH_THREADS. Spawned by
+the supervisor, never forked; ends with it.
 """
 
 from __future__ import annotations
@@ -57,9 +57,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer.engine")
     parser.add_argument("--in", dest="incoming", type=int, required=True, help="descriptor to read messages from")
     parser.add_argument("--out", dest="outgoing", type=int, required=True, help="descriptor to write messages to")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of torch, on the CPU")
-    return parser.parse_args()
+    parser.add_argument("--device", default=os.environ.get("TUNESMITH_DEVICE", "auto"), help="auto, cpu or cuda")
+    threads = int(os.environ.get("TUNESMITH_THREADS", "0"))
+    parser.add_argument("--threads", type=int, default=threads, help="of torch, on the CPU; 0: one for each core")
+    wanted = parser.parse_args()
+    wanted.threads = wanted.threads or len(os.sched_getaffinity(0))
+    return wanted
 
 
 def die_with_parent() -> None:

@@ -65,17 +65,23 @@ class Child:
         return Broke(start.tune_id, start.epoch, failure.reason, failure.details, failure.retryable), failure
 
     def _read(self) -> None:
-        for line in self._incoming:
-            message = pipe.decode(line)
-            match message:
-                case Start():
-                    self._starts.put(message)
-                case Stop():
-                    self._stops.add((message.tune_id, message.epoch))
-                case _:
-                    log.warning("A message that is not for the engine was ignored. action=ignored line=%r", line[:200])
+        try:
+            for line in self._incoming:
+                self._note(pipe.decode(line))
+        except ValueError:
+            log.exception("What came through the pipe is no message. action=end")
+            os._exit(1)
         # At once, and past every cleanup: the other thread may be deep in a kernel, and nobody waits for it any more.
         os._exit(0)
+
+    def _note(self, message: pipe.Message) -> None:
+        match message:
+            case Start():
+                self._starts.put(message)
+            case Stop():
+                self._stops.add((message.tune_id, message.epoch))
+            case _:
+                log.warning("A message that is not for the engine was ignored. action=ignored message=%s", message)
 
     def _tell(self, message: ToSupervisor) -> None:
         self._outgoing.write(pipe.encode(message))

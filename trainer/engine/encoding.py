@@ -58,7 +58,7 @@ def encode(
         for flip, into in ((False, plain), (True, mirrored)):
             if flip and not recipe.flag("random_flip"):
                 continue
-            key = ("picture", picture.sha256, picture.crop, flip, recipe.checkpoint, recipe.revision, "fp32")
+            key = ("picture", picture.sha256, picture.crop, flip, *_made_by(recipe), "fp32")
             made = cache.get(key, partial(_encoded, base, path, picture.crop, flip))
             into.append(_latents(made, base.device))
     texts = list(_texts(base, recipe, captions, cache))
@@ -71,7 +71,7 @@ def _texts(base: Family, recipe: Recipe, captions: list[str], cache: Cache) -> I
     moved: dict[str, Encoded] = {}
     for caption in [*captions, ""]:
         if caption not in moved:
-            key = ("text", caption, recipe.checkpoint, recipe.revision, base.precision)
+            key = ("text", caption, *_made_by(recipe), base.precision)
             made = cache.get(key, partial(base.encode_text, caption))
             moved[caption] = {name: tensor.to(base.device) for name, tensor in made.items()}
         yield moved[caption]
@@ -79,6 +79,11 @@ def _texts(base: Family, recipe: Recipe, captions: list[str], cache: Cache) -> I
 
 def _encoded(base: Family, path: Path, crop: Crop, flip: bool) -> Encoded:
     return base.encode_picture(_pixels(path, crop, flip))
+
+
+def _made_by(recipe: Recipe) -> tuple[str, str, bool, int]:
+    # The last two decide about the last bits: what a tune that does not care left must not reach one that does.
+    return recipe.checkpoint, recipe.revision, recipe.flag("deterministic"), recipe.environment.threads
 
 
 def _latents(made: Encoded, device: torch.device) -> Latents:

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -50,7 +51,7 @@ class StableDiffusion15(Family):
     @classmethod
     def describe(cls, source: CheckpointSource) -> Shape:
         """Reads unet/config.json, vae/config.json and scheduler_config.json."""
-        root = sources.folder(source, cls.engine)
+        root = sources.folder(source, cls.engine, weights=False)
         unet, vae = sources.config(root, "unet"), sources.config(root, "vae")
         if unet.get("_class_name") != "UNet2DConditionModel" or unet.get("addition_embed_type"):
             raise CheckpointRefused(f"the checkpoint's U-Net is not one of {cls.engine}")
@@ -63,16 +64,14 @@ class StableDiffusion15(Family):
     @classmethod
     def load(cls, source: CheckpointSource, device: torch.device, precision: str) -> Self:
         """A diffusers folder, or a single .safetensors file in A1111's layout."""
-        root = sources.folder(source, cls.engine)
-        single = source.kind == "single_file"
+        root = sources.folder(source, cls.engine, weights=True)
         try:
-            parts = (
-                _from_single_file(Path(source.path), root, TYPES[precision])
-                if single
-                else _from_folder(root, TYPES[precision])
-            )
-            return cls(parts, device, precision)
-        except (OSError, ValueError, KeyError, SafetensorError) as exc:
+            if source.kind == "single_file":
+                return cls(_from_single_file(Path(source.path), root, TYPES[precision]), device, precision)
+            return cls(_from_folder(root, TYPES[precision]), device, precision)
+        except torch.OutOfMemoryError:
+            raise  # no fault of the checkpoint's
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, SingleFileComponentError) as exc:
             raise CheckpointUnreadable(f"the checkpoint could not be loaded: {str(exc)[:500]}") from exc
 
     @torch.no_grad()

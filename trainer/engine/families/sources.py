@@ -16,8 +16,10 @@ CONFIGS = Path(__file__).parent / "configs"
 PARTS = ("unet", "vae", "text_encoder")
 
 
-def folder(source: CheckpointSource, engine: str) -> Path:
+def folder(source: CheckpointSource, engine: str, weights: bool) -> Path:
     """The diffusers folder that says how the checkpoint is built; of a single file, the engine's config folder.
+
+    weights: whether they, too, must be there; those of a repository are several GB, fetched when they are wanted.
 
     Raises:
         CheckpointRefused: pickle, or no kind that is known.
@@ -33,7 +35,7 @@ def folder(source: CheckpointSource, engine: str) -> Path:
             check_single_file(path)
             return configs(engine)
         case "hugging_face":
-            return _fetched(source)
+            return _fetched(source, weights)
     raise CheckpointRefused(f"a checkpoint of kind {source.kind!r} is not known here")
 
 
@@ -104,13 +106,14 @@ def variant(root: Path, part: str) -> str | None:
     raise CheckpointUnreadable(f"the checkpoint's {part} has no weights")
 
 
-def _fetched(source: CheckpointSource) -> Path:
+def _fetched(source: CheckpointSource, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = ["model_index.json", "scheduler/*", "tokenizer*/*", *(f"{p}/config.json" for p in PARTS)]
-    weights = [f"{part}/{name}.safetensors" for part in PARTS for name in ("model", "diffusion_pytorch_model")]
+    if weights:
+        wanted += [f"{part}/{name}.safetensors" for part in PARTS for name in ("model", "diffusion_pytorch_model")]
     try:
-        return Path(snapshot_download(source.path, revision=source.revision or None, allow_patterns=wanted + weights))
+        return Path(snapshot_download(source.path, revision=source.revision or None, allow_patterns=wanted))
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as exc:
         raise CheckpointUnreadable(f"the repository {source.path} could not be fetched: {exc}") from exc
