@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -33,10 +32,9 @@ def _first_step(client: Client, files: list[str], name: str) -> float:
     started = time.perf_counter()
     tune = client.tune(name, files, steps=10)
     seconds = None
-    with client.stream("GET", f"/v1/tune/{tune['id']}/events", headers={"Accept": "application/x-ndjson"}) as events:
-        for line in events.iter_lines():
-            if seconds is None and json.loads(line)["event"]["type"] == "metrics":
-                seconds = time.perf_counter() - started
+    for event in client.events(tune["id"]):  # to its end, so that the next one finds a free slot
+        if seconds is None and event["event"]["type"] == "metrics":
+            seconds = time.perf_counter() - started
     assert seconds is not None, f"{name} made no step"
     return seconds
 

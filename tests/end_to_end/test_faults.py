@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import random
 import signal
@@ -33,8 +33,8 @@ def fragile(tmp_path: Path) -> Iterator[Service]:
 
 def first_step(client: Client, tune_id: str) -> None:
     """Waits until the tune has made a step."""
-    with client.stream("GET", f"/v1/tune/{tune_id}/events", headers={"Accept": "application/x-ndjson"}) as events:
-        assert any(json.loads(line)["event"]["type"] == "metrics" for line in events.iter_lines())
+    with contextlib.closing(client.events(tune_id)) as events:
+        assert any(event["event"]["type"] == "metrics" for event in events)
 
 
 @pytest.mark.slow

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,19 @@ class Client(httpx.Client):
         created: dict[str, Any] = response.json()
         return created
 
+    def events(self, tune_id: str) -> Generator[dict[str, Any]]:
+        """The tune's events as they come, those of the past first, until it has ended."""
+        with self.stream("GET", f"/v1/tune/{tune_id}/events", headers={"Accept": "application/x-ndjson"}) as response:
+            assert response.status_code == 200, response.read()
+            # Empty lines keep the connection alive while nothing happens.
+            yield from (json.loads(line) for line in response.iter_lines() if line)
+
     def ended(self, tune_id: str, *, limit: float = 240.0) -> dict[str, Any]:
         """Watches the tune until it has ended; returns it. The event stream ends with the tune: nothing is polled."""
         deadline = time.monotonic() + limit
         while True:
-            with self.stream("GET", f"/v1/tune/{tune_id}/events", headers={"Accept": "application/x-ndjson"}) as events:
-                assert events.status_code == 200
-                for _ in events.iter_lines():
-                    assert time.monotonic() < deadline, f"{tune_id} did not end within {limit} s"
+            for _ in self.events(tune_id):
+                assert time.monotonic() < deadline, f"{tune_id} did not end within {limit} s"
             tune: dict[str, Any] = self.get(f"/v1/tune/{tune_id}").json()
             if tune["status"] in ("succeeded", "failed", "cancelled"):
                 return tune
