@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -329,6 +329,9 @@ def test_the_life_of_a_tune(database_url: str) -> None:
             settings=settings(
                 max_examples=LIVES or 12,
                 derandomize=not LIVES,
+                phases=[Phase.generate, Phase.shrink]
+                if LIVES
+                else [Phase.generate],  # to shrink what was found takes minutes: by hand, then
                 stateful_step_count=40,
                 deadline=None,
                 database=None,
