@@ -61,14 +61,10 @@ async def record_progress(
         if tune is None:
             return False
         entries: list[Entry] = []
-        if phase is not None and phase != tune.phase and tune.state is TuneState.RUNNING:
-            entries.append(status_changed(tune.state, phase.upper(), "", tune.attempts))
         if metrics:
             entries.append(("metrics", {"steps": [{**each, "epoch": lease.epoch} for each in metrics]}))
-        values: dict[str, Any] = {
-            "step": max(step, tune.step),
-            "updated_at": tune.updated_at,
-        }  # never falls in an epoch
+        # Steps never fall in an epoch, whatever is told late; and updated_at does not count progress.
+        values: dict[str, Any] = {"step": max(step, tune.step), "updated_at": tune.updated_at}
         if phase is not None and tune.state is TuneState.RUNNING:
             values["phase"] = phase
         if metrics:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import bindparam, func, or_, select
 
 from store.database import Database, Transaction
-from store.dialect import Time, among, holds_all, now
+from store.dialect import Time, holds_all, now
 from store.errors import NotFound
 from store.events import status_changed
 from store.moves import change, lock, move
@@ -30,8 +30,7 @@ __all__ = [
     "find",
     "list_tunes",
     "lora_asset_id",
-    "queue_position",
-    "queue_positions",
+    "queue_order",
     "queue_stats",
     "submit",
 ]
@@ -153,43 +152,18 @@ async def _cancel(transaction: Transaction, tune: Tune) -> Tune:
     return await change(transaction, tune, [entry], cancel_requested_at=now())
 
 
-async def queue_positions(db: Database, tenant_id: str, tune_ids: Sequence[str]) -> dict[str, int]:
-    """Place in the tenant's own queue, 1 is next, of those of the tunes that are queued."""
-    if not tune_ids:
-        return {}
-    async with db.read() as connection:
-        rows = await connection.execute(_POSITIONS, {"tenant": tenant_id, "tunes": tune_ids})
-        return {row.id: row.position for row in rows}
-
-
-#: Reads the tenant's queue, which its limit bounds, by tunes_queue.
-_PLACES = (
-    select(
-        tunes.c.id,
-        func.row_number().over(order_by=(tunes.c.priority.desc(), tunes.c.created_at, tunes.c.id)).label("position"),
-    )
-    .where(tunes.c.tenant_id == bindparam("tenant"), IS_QUEUED)
-    .subquery()
-)
-_POSITIONS = select(_PLACES).where(among(_PLACES.c.id, "tunes"))
-
-
 async def queue_order(db: Database, tenant_id: str) -> list[str]:
-    """The tenant's whole queue, the next one first: for a gateway that is asked for many places."""
+    """Ids of the tenant's whole queue, which its limit bounds, the next one first: a tune's place is its place here."""
     async with db.read() as connection:
         return list((await connection.execute(_ORDER, {"tenant": tenant_id})).scalars())
 
 
+#: By tunes_queue, which holds what is queued now.
 _ORDER = (
     select(tunes.c.id)
     .where(tunes.c.tenant_id == bindparam("tenant"), IS_QUEUED)
     .order_by(tunes.c.priority.desc(), tunes.c.created_at, tunes.c.id)
 )
-
-
-async def queue_position(db: Database, tune: Tune) -> int | None:
-    """Place of one tune; None where it is not queued."""
-    return (await queue_positions(db, tune.tenant_id, [tune.id])).get(tune.id)
 
 
 async def queue_stats(db: Database) -> QueueStats:

@@ -91,13 +91,9 @@ async def test_a_deleted_tune_is_cancelled_and_hidden(world: World) -> None:
 
 async def test_a_place_in_the_queue_counts_priority_before_age(world: World) -> None:
     old, young = await world.queued(), await world.queued(priority=5)
-    leased = await world.claimed(priority=9)
+    await world.claimed(priority=9)
 
-    positions = await tunes.queue_positions(world.database, world.tenant.id, [old.id, young.id, leased.tune.id])
-
-    assert positions == {young.id: 1, old.id: 2}
-    assert await tunes.queue_position(world.database, old) == 2
-    assert await tunes.queue_position(world.database, leased.tune) is None
+    assert await tunes.queue_order(world.database, world.tenant.id) == [young.id, old.id]
 
 
 async def test_the_queue_in_numbers(world: World) -> None:
