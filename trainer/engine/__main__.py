@@ -1,5 +1,5 @@
-"""The engine child: `python -m trainer.engine --in FD --out FD`, with TUNESMITH_DEVICE and TUNESMITH_THREADS. Spawned by
-the supervisor, never forked; ends with it.
+"""The engine child: `python -m trainer.engine --in FD --out FD`, with TUNESMITH_DEVICE and TUNESMITH_THREADS. Spawned
+by the supervisor, never forked; ends with it.
 """
 
 from __future__ import annotations
