@@ -23,13 +23,16 @@ class Residence:
 
     def base(self, engine: str, source: CheckpointSource, precision: str) -> Family:
         """The base of that content and precision, loaded only if it is not the one held."""
-        key = (engine, source.digest or source.path, source.revision, precision)
-        if self._base is None or self._key != key:
+        if self._base is None or not self.holds(engine, source, precision):
             self.leave()  # first, so that never two are held
             self._base = family(engine).load(source, self._device, precision)
-            self._key = key
+            self._key = _key(engine, source, precision)
             self.loads += 1
         return self._base
+
+    def holds(self, engine: str, source: CheckpointSource, precision: str) -> bool:
+        """Whether `base` would load nothing."""
+        return self._key == _key(engine, source, precision)
 
     def leave(self) -> None:
         """Lets go of the base, as one must where it may have been left half changed."""
@@ -47,3 +50,7 @@ class Residence:
     def size_bytes(self) -> int:
         """What is held takes so much on the device."""
         return self._base.size_bytes if self._base else 0
+
+
+def _key(engine: str, source: CheckpointSource, precision: str) -> tuple[str, str, str, str]:
+    return engine, source.digest or source.path, source.revision, precision

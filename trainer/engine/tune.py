@@ -82,7 +82,6 @@ class Tune:
         kept = self._judged(shape, earlier)
         resolved = earlier or self._resolved(shape, hyperparameters, kept)
         self._tell_recipe(resolved, earlier is not None)
-        self._phase("loading")
         return self._made(self._base(resolved), resolved, kept)
 
     def _judged(self, shape: Shape, earlier: Recipe | None) -> list[Kept]:
@@ -122,9 +121,12 @@ class Tune:
 
     def _base(self, resolved: Recipe) -> Family:
         shop, start = self._shop, self._start
-        loads = shop.residence.loads
-        base = shop.residence.base(start.engine, start.checkpoint, resolved.word("precision"))
-        if shop.residence.loads != loads:
+        precision = resolved.word("precision")
+        warm = shop.residence.holds(start.engine, start.checkpoint, precision)
+        if not warm:
+            self._phase("loading")
+        base = shop.residence.base(start.engine, start.checkpoint, precision)
+        if not warm:
             self._report(Resident(shop.residence.digests, shop.residence.size_bytes))
         return base
 
