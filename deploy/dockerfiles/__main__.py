@@ -129,7 +129,7 @@ def _together(trainer: Container) -> None:
     """The trainer of one image has found the gateway of the other."""
     connected = ("healthy", "TUNESMITH_METRICS", "/metrics", "tunesmith_trainer_connected 1.0")
     deadline = time.monotonic() + 30
-    while trainer.execute(connected, 5, trainer.log.with_name("probes")):
+    while trainer.execute(connected, 5):
         if time.monotonic() > deadline:
             raise ContainerError(f"the trainer did not connect:\n{trainer.tail()}")
         time.sleep(0.2)

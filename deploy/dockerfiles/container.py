@@ -4,9 +4,7 @@ for its health, and stops it with its signal. Called by __main__; knows nothing 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -59,7 +57,7 @@ class Container:
         if pid is None:
             return 1
         beside = room.enter(pid, command, self.user, self.image.folder)
-        process = host.start(beside, self.environment, log or self.log)
+        process = host.start(beside, self.environment, log or self.log.with_name("probes"))
         try:
             return process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -119,10 +117,7 @@ def running(name: str, image: Image, environment: Mapping[str, str], scratch: Pa
         try:
             yield container
         finally:
-            # The first process takes the others of its namespace with it. The one outside only waits for it.
-            if (pid := room.inside_pid(process)) is not None:
-                os.kill(pid, signal.SIGKILL)
-            process.wait()
+            room.end(process)
 
 
 def _fresh(inside: Room, volume: str, folder: Path) -> Path:

@@ -4,7 +4,9 @@ Called by base, build and container; knows nothing of Dockerfiles."""
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +62,12 @@ class Room:
         Raises:
             RoomError: It failed; the end of the log, where there is one, is in the message.
         """
-        if code := self.start(command, environment, user, folder, log).wait():
+        process = self.start(command, environment, user, folder, log)
+        try:
+            code = process.wait()
+        finally:
+            end(process)
+        if code:
             said = log.read_text(errors="replace").splitlines()[-40:] if log else []
             raise RoomError("\n".join([f"exit code {code} of: {' '.join(command)}", *said]))
 
@@ -167,6 +174,13 @@ def inside_pid(process: subprocess.Popen[bytes]) -> int | None:
     with contextlib.suppress(OSError):
         return next(iter(host.children(process.pid)), None)
     return None
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kills what `start` has started, if it still runs: its first process, which takes the others with it."""
+    if (pid := inside_pid(process)) is not None:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def enter(pid: int, command: Sequence[str], user: User, folder: str) -> list[str]:
