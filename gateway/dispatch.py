@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-import grpc
 import structlog
 
+from gateway.breaches import evicted, going_away
+from gateway.desk import Desk, StreamSettings
 from gateway.results import Results
-from gateway.session import Desk, Session, StreamSettings, evicted
-from gateway.status import Refusal
+from gateway.session import Session
 from gateway.stream_metrics import StreamMetrics
 from store import leases, reports, trainers
 from store.database import Database
@@ -79,7 +79,7 @@ class Dispatcher:
             Refusal: This gateway goes away.
         """
         if self._closing:
-            raise _going_away()
+            raise going_away()
         session = Session(trainer_id, hello, self.desk)
         before = await trainers.connect(
             self._database,
@@ -99,7 +99,7 @@ class Dispatcher:
             older.cut(evicted(same_process=older.boot_id == hello.boot_id))
         await session.welcome()
         if self._closing:
-            raise _going_away()
+            raise going_away()
         # A newer Hello may have come while the database was asked: whoever is admitted last stays.
         if (other := self._sessions.pop(trainer_id, None)) is not None:
             other.cut(evicted(same_process=other.boot_id == hello.boot_id))
@@ -135,7 +135,7 @@ class Dispatcher:
         for task in ending:
             task.cancel()
         for session in sessions:
-            session.cut(_going_away())
+            session.cut(going_away())
         with contextlib.suppress(TimeoutError, DatabaseAway):
             async with asyncio.timeout(grace_seconds):
                 await self._gone.join()
@@ -260,7 +260,3 @@ async def _redirect(session: Session) -> None:
 def _covers(other: Offer, offer: Offer) -> bool:
     """Whether what the other could not find, this one cannot find either."""
     return set(offer.engines) <= set(other.engines) and offer.memory_bytes <= other.memory_bytes
-
-
-def _going_away() -> Refusal:
-    return Refusal(grpc.StatusCode.UNAVAILABLE, "GOING_AWAY", "This gateway goes away; call another one.")

@@ -29,13 +29,13 @@ from grpc_reflection.v1alpha import reflection
 from gateway import catalogue, interceptors
 from gateway.assets import AssetService
 from gateway.config import Address, ConfigError, Settings
+from gateway.desk import StreamSettings
 from gateway.dispatch import Dispatcher
 from gateway.http import app
 from gateway.http.loopback import Loopback
 from gateway.judges import Judges
 from gateway.metrics import Metrics, read_snapshot
 from gateway.pictures import Limits
-from gateway.session import StreamSettings
 from gateway.stream_metrics import StreamMetrics
 from gateway.sweeper import Sweeper
 from gateway.trainers import TrainerServicer

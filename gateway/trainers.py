@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 import structlog
 
+from gateway.breaches import breach, check
 from gateway.dispatch import Dispatcher
-from gateway.session import Context, check
+from gateway.session import Context
 from gateway.status import Refusal
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 from tunesmith.trainer.v1 import trainer_service_pb2_grpc
@@ -55,7 +56,7 @@ async def _hello(context: Context) -> pb.Hello:
         text = f"no Hello within {HELLO_TIMEOUT:.0f} s"
         raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "NO_HELLO", text) from None
     if message is grpc.aio.EOF or not message.HasField("hello"):
-        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "PROTOCOL_BREACH", "the first message is no Hello")
+        raise breach("the first message is no Hello")
     check(message)
     hello: pb.Hello = message.hello
     return hello

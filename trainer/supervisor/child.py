@@ -274,7 +274,8 @@ class _Process:
     async def died(self) -> EngineDied:
         """Waits for the exit code; the pipe has closed."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), END_GRACE)
+            async with asyncio.timeout(END_GRACE):
+                await self._process.wait()
         code = self._process.returncode
         if self._killed_for is not None:
             return self._killed_for
@@ -290,7 +291,8 @@ class _Process:
         """Closes the pipes, on which it ends by itself, and kills what has not ended within the grace time."""
         self._transports[0].close()
         try:
-            await asyncio.wait_for(self._process.wait(), END_GRACE)
+            async with asyncio.timeout(END_GRACE):  # wait_for may swallow a cancellation when the process just ends
+                await self._process.wait()
         except TimeoutError:
             log.warning("The engine did not end with its pipe and is killed", pid=self.pid)
         finally:

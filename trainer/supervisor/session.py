@@ -157,7 +157,8 @@ class Session:
             self._work.beat_due.clear()
             await self.send(pb.TrainerMessage(heartbeat=self._work.heartbeat()))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._work.beat_due.wait(), period)
+                async with asyncio.timeout(period):
+                    await self._work.beat_due.wait()
 
     async def _report(self) -> None:
         while True:
@@ -185,7 +186,8 @@ class Session:
     async def _close_when_told(self) -> None:
         await self._closing.wait()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._outbox.join(), GOODBYE)
+            async with asyncio.timeout(GOODBYE):
+                await self._outbox.join()
         raise _Over(End(None, "this trainer leaves", welcomed=True))
 
 

@@ -1,12 +1,8 @@
-"""The trainer's parent process: takes assignments, runs attempts, reports. Called by trainer.__main__.
+"""The trainer's parent process: startup, serve, shutdown. Called by trainer.__main__; all is wired here.
 
-Knows what each message of the gateway means; the stream's rhythm is session.py's, an attempt's life attempt.py's, the
-rules about leases leases.py's.
+    Connection ── Session ── Workbench ── Attempt ── Engine (child process)
 
-    Connection ── Session ── Supervisor ── Attempt ── Engine (child process)
-                                │             └────── Downloads
-                                ├── Leases, Spool     what is held, what is still to be reported
-                                └── Urls, uploads     objects
+Knows no message: what they mean is the workbench's.
 """
 
 from __future__ import annotations
@@ -14,45 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import importlib.metadata
 import json
 import os
 import shutil
-import time
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import structlog
 
 from trainer.supervisor import child
-from trainer.supervisor.attempt import Attempt, Ending, Tools
 from trainer.supervisor.child import Engine
 from trainer.supervisor.config import Settings, split_address
 from trainer.supervisor.connection import Connection
-from trainer.supervisor.downloads import Downloads
-from trainer.supervisor.leases import Lease, LeaseLost, Leases
 from trainer.supervisor.metrics import Metrics
 from trainer.supervisor.session import Session
-from trainer.supervisor.spool import Report, Spool
-from trainer.supervisor.uploads import upload
-from trainer.supervisor.urls import UrlRefused, Urls
-from tunesmith.trainer.v1 import trainer_service_pb2 as pb
+from trainer.supervisor.workbench import Workbench
 
 log = structlog.get_logger()
 
-WINDOW = 64  # reports of one attempt that may wait for their acknowledgement
 HTTP_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # seconds without a byte, not of the whole
-
-
-@dataclass
-class _Held:
-    """An attempt of this process and its task."""
-
-    attempt: Attempt
-    task: asyncio.Task[None]
 
 
 class CannotStart(Exception):
@@ -68,25 +45,14 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings, command: Sequence[str] = child.COMMAND) -> None:
-        self.reports_waiting = asyncio.Event()
-        self.progress_waiting = asyncio.Event()
-        self.beat_due = asyncio.Event()
+        self.ready = asyncio.Event()  # set once a gateway has welcomed us, and the ready file says so
         self.metrics = Metrics()
         self.engine = Engine(self._engine_changed, _engine_environment(settings), settings.step_deadline, command)
         self._settings = settings
-        self._boot_id = str(uuid.uuid4())
-        self._leases = Leases()
-        self._spool = Spool(settings.data / "spool")
-        self._urls = Urls(self._send_soon)
-        self._attempts: dict[Lease, _Held] = {}  # until their task has ended, also when the lease is lost
-        self._uploads: dict[tuple[Lease, int], asyncio.Task[None]] = {}
-        self._session: Session | None = None  # the stream that is welcomed; None while there is none
-        self._draining = False
-        self._said_ready = False
+        self._client = httpx.AsyncClient(timeout=HTTP_TIMEOUT, follow_redirects=True)
+        self.workbench = Workbench(settings, self._client, self.engine, self.metrics)
+        self._connection = Connection(settings, self._new_session, lambda: len(self.workbench.leases) > 0)
         self._engine_seen = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self._connection = Connection(settings, self._new_session, lambda: len(self._leases) > 0)
-        self._background: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set, then gives back what it holds, within the grace time.
@@ -100,47 +66,31 @@ class Supervisor:
             try:
                 await self._serve(stop)
             finally:
+                await self._client.aclose()
                 self.metrics.shutdown()
 
     def _startup(self) -> None:
-        """Makes the folders, takes up results that an earlier process left, serves /metrics."""
+        """Sweeps the work of an earlier process, takes up its results, serves /metrics."""
         shutil.rmtree(self._settings.data / "work", ignore_errors=True)
         (self._settings.data / "work").mkdir()
-        for report in self._spool.recover():
-            log.info("A result of an earlier process waits to be reported", lease=str(report.lease), report=report.arm)
-            self._leases.recover(
-                report.lease, getattr(report.message, report.arm).step if report.arm != "failed" else 0
-            )
+        self.workbench.startup()
         try:
-            self._metrics_url = self.metrics.startup(*split_address(self._settings.metrics))
+            self.metrics_url = self.metrics.startup(*split_address(self._settings.metrics))
         except OSError as exc:
             raise CannotStart(f"TUNESMITH_METRICS={self._settings.metrics}: {exc.strerror}") from exc
-        log.info("The trainer starts", trainer_id=self._settings.trainer_id, metrics=self._metrics_url)
+        log.info("The trainer starts", trainer_id=self._settings.trainer_id, metrics=self.metrics_url)
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        async with httpx.AsyncClient(timeout=HTTP_TIMEOUT, follow_redirects=True) as client:
-            self._client = client
-            downloads = Downloads(client, self._settings.data / "cache", self._settings.cache_bytes)
-            downloads.startup()
-            self._tools = Tools(
-                downloads=downloads,
-                engine=self.engine,
-                spool=self._spool,
-                work=(self._settings.data / "work").absolute(),
-                bases=self._settings.bases,
-                fresh_url=lambda lease, name: self._urls.ask(lease, pb.METHOD_GET, name),
-                metrics=self.metrics,
-                told=self._told,
-            )
-            engine = asyncio.create_task(self.engine.run())
-            connection = asyncio.create_task(self._connect())
-            stopping = asyncio.create_task(stop.wait())
-            try:
-                await asyncio.wait({engine, connection, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if stopping.done():
-                    await self._drain(connection)
-            finally:
-                await self._shutdown(stopping, connection, engine)
+        engine = asyncio.create_task(self.engine.run())
+        connection = asyncio.create_task(self._connect())
+        stopping = asyncio.create_task(stop.wait())
+        ready = asyncio.create_task(self._say_ready())
+        try:
+            await asyncio.wait({engine, connection, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                await self._drain(connection)
+        finally:
+            await self._shutdown(ready, stopping, connection, engine)
         for task in (connection, engine):
             if task.done() and not task.cancelled() and (fault := task.exception()) is not None:
                 raise fault
@@ -150,251 +100,31 @@ class Supervisor:
         await self._connection.run()
 
     async def _drain(self, connection: asyncio.Task[None]) -> None:
-        """Gives back every tune; waits until the gateway has recorded that, or until the grace time is over."""
-        log.info("The trainer leaves", held=len(self._leases), grace=self._settings.grace)
-        self._draining = True
+        """Waits until every tune is given back and the stream has ended, or until the grace time has."""
+        log.info("The trainer leaves", held=len(self.workbench.leases), grace=self._settings.grace)
         self._connection.leave()
-        self._send_soon(pb.TrainerMessage(draining=pb.Draining(reason="the process was asked to end")))
-        for held in self._attempts.values():
-            held.attempt.end(Ending.RETURNED)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace):
-                if len(self._leases) > 0:
-                    await self._emptied.wait()
-                if self._session is not None:
-                    self._session.close()
+                if await self.workbench.drain():
                     await asyncio.wait({connection})
 
     async def _shutdown(self, *tasks: asyncio.Task[object]) -> None:
-        """Ends everything that still runs; waits for the engine process last, for the GPU is its own until then."""
-        loose = [held.task for held in self._attempts.values()] + list(self._uploads.values()) + list(self._background)
-        for task in (*loose, *tasks):
+        """Ends everything that still runs; waits for the engine process too, for the GPU is its own until then."""
+        await self.workbench.shutdown()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*loose, *tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    # What a session needs
-
-    def hello(self, session_id: str) -> pb.Hello:
-        """All that is held and all that can be done."""
-        known = self.engine.known
-        assert known is not None
-        return pb.Hello(
-            trainer_id=self._settings.trainer_id,
-            boot_id=self._boot_id,
-            session_id=session_id,
-            version=importlib.metadata.version("tunesmith"),
-            engines=known.engines,
-            slots=known.slots,
-            device_name=known.device_name,
-            device_memory_bytes=known.device_memory_bytes,
-            warm_checkpoints=self.engine.resident,
-            held=self._leases.restated(),
-        )
-
-    async def welcomed(self, welcome: pb.Welcome, hello_sent: float, session: Session) -> None:
-        """Does with each held attempt as it is told, and publishes again."""
-        verdicts = self._leases.welcomed(welcome, hello_sent)
-        self._session = session
-        self.metrics.connected.set(1)
-        log.info(
-            "A gateway has welcomed this trainer",
-            held={str(lease): pb.HeldAction.Name(action) for lease, action in verdicts.items()},
-        )
-        for lease, action in verdicts.items():
-            if action == pb.HELD_ACTION_ABORT:
-                await self._abandon(lease, "the gateway said ABORT")
-        self._urls.ask_again()
-        self._told()
-        if self._draining:
-            self._send_soon(pb.TrainerMessage(draining=pb.Draining(reason="the process was asked to end")))
-        self._write_ready_file()
-
-    def heartbeat(self) -> pb.Heartbeat:
-        """What is held, and how much more could be."""
-        return pb.Heartbeat(
-            seq=self._leases.beat(time.monotonic()),
-            free_slots=self._free_slots(),
-            warm_checkpoints=self.engine.resident,
-            held=self._leases.restated(),
-        )
-
-    def silence(self) -> float:
-        """Seconds since the oldest beat without an answer."""
-        return self._leases.silence(time.monotonic())
-
-    def reports(self) -> Iterator[Report]:
-        """Every report whose lease is trusted and whose object is uploaded: in order, a window of each lease."""
-        for lease in self._leases.all():
-            for report in self._spool.waiting(lease)[:WINDOW]:
-                if not report.uploaded or not self._leases.is_trusted(lease, time.monotonic()):
-                    break
-                yield report
-
-    def progress(self, lease: Lease | None = None) -> Iterable[pb.Progress]:
-        """What has changed since the last one, of trusted leases."""
-        now = time.monotonic()
-        for held in list(self._attempts.values()):
-            mine = held.attempt.lease
-            if lease in (None, mine) and self._leases.is_trusted(mine, now) and (due := held.attempt.progress.take()):
-                self._leases.note_step(mine, due.step)
-                yield due
-
-    async def received(self, message: pb.GatewayMessage) -> None:
-        """Acts on a message of the gateway. One that this version does not know is logged and ignored."""
-        match message.WhichOneof("message"):
-            case "assign":
-                await self._assigned(message.assign)
-            case "urls":
-                self._urls.answered(message.urls)
-            case "heartbeat_ack":
-                await self._beat_acknowledged(message.heartbeat_ack)
-            case "report_ack":
-                await self._report_acknowledged(message.report_ack)
-            case "cancel":
-                self._cancelled(message.cancel.lease)
-            case "revoke":
-                await self._abandon(Lease.of(message.revoke.lease), message.revoke.reason)
-            case "drain":
-                log.info("The gateway drains this trainer", reason=message.drain.reason)
-                self._draining = True
-            case unknown:
-                log.warning("A message of the gateway is not known here and is ignored", arm=unknown)
-
-    # Assignments
-
-    async def _assigned(self, assign: pb.Assign) -> None:
-        assert self._session is not None
-        lease = Lease.of(assign.lease)
-        known = self.engine.known
-        assert known is not None
-        if lease not in self._leases:
-            refusal = self._leases.refusal(assign, known.engines, known.slots, draining=self._draining)
-            if refusal is not None:
-                log.warning("An assignment is not taken", lease=str(lease), reason=refusal[0], details=refusal[1])
-                rejected = pb.Rejected(lease=assign.lease, reason=refusal[0], details=refusal[1])
-                return await self._session.send(pb.TrainerMessage(rejected=rejected))
-            self._take(lease, assign)
-        return await self._session.send(pb.TrainerMessage(accepted=pb.Accepted(lease=assign.lease)))
-
-    def _take(self, lease: Lease, assign: pb.Assign) -> None:
-        log.info("A tune is taken", lease=str(lease), engine=assign.engine, steps=assign.request.steps)
-        self._leases.take(lease, time.monotonic(), assign.lease_duration.ToTimedelta().total_seconds())
-        attempt = Attempt(assign, self._tools)
-        self._attempts[lease] = _Held(attempt, asyncio.create_task(self._live(attempt)))
-        self._count()
-
-    async def _live(self, attempt: Attempt) -> None:
-        lease = attempt.lease
-        try:
-            oldest = min(held.attempt.started for held in self._attempts.values())
-            await self._tools.downloads.prune(keep_since=oldest)
-            await attempt.run()
-        except Exception:
-            # A fault of ours in one tune is that tune's failure, not the trainer's.
-            log.exception("The supervisor failed in an attempt", lease=str(lease))
-            failed = pb.Failed(
-                lease=lease.message(), reason="SUPERVISOR_FAULT", details="see the trainer's log", retryable=True
-            )
-            await self._spool.append(lease, pb.TrainerMessage(failed=failed))
-        finally:
-            self._leases.note_step(lease, attempt.progress.step)
-        if attempt.ending is Ending.ABANDONED or lease not in self._leases:
-            await self._spool.drop(lease)
-            self._leases.drop(lease)
-        self._leases.note_result(lease)
-        self._told()
-        if lease not in self._leases:
-            self._attempts.pop(lease, None)
-
-    def _cancelled(self, message: pb.Lease) -> None:
-        if (held := self._attempts.get(Lease.of(message))) is not None and held.attempt.ending is None:
-            log.info("A tune is cancelled", lease=str(held.attempt.lease))
-            held.attempt.end(Ending.CANCELLED)
-
-    async def _abandon(self, lease: Lease, why: str) -> None:
-        """The lease is not ours: stops at once, reports nothing, deletes the spool. The slot frees itself behind it."""
-        if lease not in self._leases:
-            return
-        log.warning("A lease is lost", lease=str(lease), why=why)
-        if (held := self._attempts.get(lease)) is not None:
-            held.attempt.end(Ending.ABANDONED)
-            if held.task.done():
-                del self._attempts[lease]
-        await self._forget(lease, "abandoned")
-
-    # Answers to beats and reports
-
-    async def _beat_acknowledged(self, ack: pb.HeartbeatAck) -> None:
-        self._leases.acknowledged(ack)
-        for lease in ack.lost:
-            await self._abandon(Lease.of(lease), "the gateway counts it as lost")
-        for lease in ack.cancelled:
-            self._cancelled(lease)
-        self._told()  # trust may have come back
-
-    async def _report_acknowledged(self, ack: pb.ReportAck) -> None:
-        lease = Lease.of(ack.lease)
-        if ack.outcome == pb.REPORT_OUTCOME_STALE:
-            return await self._abandon(lease, "the gateway called a report stale")
-        report = await self._spool.acknowledged(lease, ack.report_seq)
-        if report is not None and report.is_terminal:
-            log.info("A tune has ended here", lease=str(lease), report=report.arm)
-            self._attempts.pop(lease, None)
-            await self._forget(lease, report.arm)
-        self.reports_waiting.set()  # the window has moved
-        return None
-
-    async def _forget(self, lease: Lease, outcome: str) -> None:
-        self._leases.drop(lease)
-        self._urls.lost(lease)
-        for key in [key for key in self._uploads if key[0] == lease]:
-            self._uploads.pop(key).cancel()
-        await self._spool.drop(lease)
-        self.metrics.ended(outcome)
-        self._count()
-        if len(self._leases) == 0:
-            self._emptied.set()
-
-    # Objects
-
-    def _told(self) -> None:
-        """Something waits: uploads what has to be uploaded first, and wakes the session."""
-        for lease in self._leases.all():
-            for report in self._spool.waiting(lease):
-                if not report.uploaded and (lease, report.seq) not in self._uploads:
-                    self._uploads[lease, report.seq] = asyncio.create_task(self._upload(report))
-        self.reports_waiting.set()
-        self.progress_waiting.set()
-
-    async def _upload(self, report: Report) -> None:
-        assert report.file is not None
-        assert report.object is not None
-        name = report.object.name
-        try:
-            await upload(self._client, report.file, lambda: self._urls.ask(report.lease, pb.METHOD_PUT, name))
-        except LeaseLost as exc:
-            return await self._abandon(report.lease, str(exc))
-        except UrlRefused as exc:
-            log.error("An upload is refused", lease=str(report.lease), why=str(exc))  # its report will be told so too
-        except FileNotFoundError:
-            log.error("A file of the spool is gone", lease=str(report.lease), name=name)  # the gateway will say so too
-        report.uploaded = True
-        self.reports_waiting.set()
-        return None
-
-    # Small things
+    async def _say_ready(self) -> None:
+        """Writes the ready file once a gateway has welcomed us."""
+        await self.workbench.welcomed_once.wait()
+        if (path := self._settings.ready_file) is not None:
+            await asyncio.to_thread(_write_atomically, path, json.dumps({"metrics": self.metrics_url}))
+        self.ready.set()
 
     def _new_session(self) -> Session:
-        self._session = None
-        self.metrics.connected.set(0)
-        return Session(self, self._settings.trainer_token)
-
-    def _send_soon(self, message: pb.TrainerMessage) -> None:
-        """Sends on the stream that there is; where there is none, what asks has to ask again."""
-        if self._session is not None:
-            task = asyncio.create_task(self._session.send(message))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+        self.workbench.part()
+        return Session(self.workbench, self._settings.trainer_token)
 
     def _engine_changed(self) -> None:
         if self.engine.ready is not None:
@@ -402,23 +132,7 @@ class Supervisor:
         self.metrics.engine_ready.set(self.engine.ready is not None)
         self.metrics.engine_memory.set(self.engine.memory_bytes)
         self.metrics.engine_restarts.set(self.engine.restarts)
-        self.beat_due.set()
-
-    def _free_slots(self) -> int:
-        """None while the engine starts: a tune would only wait for it here instead of going elsewhere."""
-        ready = self.engine.ready
-        return max(0, ready.slots - len(self._leases)) if ready is not None and not self._draining else 0
-
-    def _count(self) -> None:
-        self.metrics.held.set(len(self._leases))
-
-    def _write_ready_file(self) -> None:
-        path = self._settings.ready_file
-        if path is not None and not self._said_ready:
-            self._said_ready = True
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            temporary.write_text(json.dumps({"metrics": self._metrics_url}))
-            temporary.replace(path)
+        self.workbench.beat_due.set()
 
 
 def _engine_environment(settings: Settings) -> dict[str, str]:
@@ -445,3 +159,10 @@ def _locked(data: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Who sees the file sees all of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gateway import interceptors
+from gateway.desk import StreamSettings
 from gateway.dispatch import Dispatcher
-from gateway.session import StreamSettings
 from gateway.status import received
 from gateway.stream_metrics import StreamMetrics
 from gateway.trainers import TrainerServicer

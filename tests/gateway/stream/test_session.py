@@ -426,7 +426,7 @@ async def test_streams_outlive_the_database(stage: Stage, monkeypatch: pytest.Mo
         raise DatabaseAway("it is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gateway.session.RETRY", 0.05)
+        patch.setattr("gateway.recorder.RETRY", 0.05)
         patch.setattr(leases, "renew", gone)
         patch.setattr(reports, "finish", gone)
         ack = await trainer.beat(assign.lease, free_slots=0)

@@ -84,7 +84,7 @@ async def next_idle_beat(stream: Stream, bench: Bench) -> pb.Heartbeat:
     """The first beat that names no attempt; the supervisor is asked to beat at once."""
     supervisor = next(iter(bench.running))
     while True:
-        supervisor.beat_due.set()
+        supervisor.workbench.beat_due.set()
         beat: pb.Heartbeat = await stream.hear("heartbeat")
         if not beat.held:
             return beat
@@ -167,7 +167,7 @@ async def test_a_cancel_that_was_lost_comes_with_the_next_acknowledged_beat(benc
     await stream.say(assign=bench.assign("waits"))
     await stream.hear("event")
     stream.beats = False
-    supervisor.beat_due.set()
+    supervisor.workbench.beat_due.set()
     beat = await stream.hear("heartbeat")
 
     await stream.say(heartbeat_ack=pb.HeartbeatAck(seq=beat.seq, extended=[lease], cancelled=[lease]))
@@ -322,16 +322,16 @@ async def test_nothing_is_published_past_the_lease_until_it_is_extended(bench: B
     await stream.say(assign=assign)
     await stream.hear("accepted")
     lease = assign.lease
-    supervisor.beat_due.set()
+    supervisor.workbench.beat_due.set()
     beats = 0
     while True:  # beats go on; not one report among them
         message = await asyncio.wait_for(stream.heard.get(), 20)
         assert message.HasField("heartbeat")
         beat = message.heartbeat
         beats += 1
-        if supervisor._spool.waiting(supervisor._leases.all()[0]):
+        if supervisor.workbench.spool.waiting(supervisor.workbench.leases.all()[0]):
             break
-        supervisor.beat_due.set()
+        supervisor.workbench.beat_due.set()
     await stream.say(heartbeat_ack=pb.HeartbeatAck(seq=beat.seq, extended=[lease]))
 
     assert (await stream.hear("event")).lease == lease
@@ -381,12 +381,35 @@ async def test_sigterm_gives_the_tune_back(bench: Bench) -> None:
     await asyncio.wait_for(stream.ended.wait(), 10)
 
 
+async def test_sigterm_waits_for_the_second_tune_too(bench: Bench) -> None:
+    supervisor, stream = await welcomed(bench)
+    await stream.say(assign=bench.assign())
+    await sign_put(bench, stream)
+    await stream.acknowledge(await stream.hear("finished"))
+    await stream.say(assign=bench.assign("waits", "tune_2"))
+    await stream.hear("event")
+
+    leaving = asyncio.create_task(bench.stop(supervisor))
+    returned = await stream.hear("lease_returned")
+    assert not leaving.done()
+    await stream.acknowledge(returned)
+    await leaving
+
+
 async def test_an_idle_supervisor_leaves_at_once(bench: Bench) -> None:
     supervisor, stream = await welcomed(bench)
 
     await bench.stop(supervisor)
 
     await asyncio.wait_for(stream.ended.wait(), 10)
+
+
+async def test_a_supervisor_without_a_gateway_leaves_at_once(bench: Bench) -> None:
+    supervisor, _ = await welcomed(bench, grace=60.0)
+    await bench.gateway.stop()
+
+    async with asyncio.timeout(20):
+        await bench.stop(supervisor)
 
 
 async def test_a_drained_trainer_takes_no_more(bench: Bench) -> None:
@@ -506,7 +529,7 @@ async def test_metrics_tell_steps_tunes_and_the_connection(bench: Bench) -> None
     await next_idle_beat(stream, bench)
 
     async with httpx.AsyncClient() as client:
-        text = (await client.get(supervisor._metrics_url)).text
+        text = (await client.get(supervisor.metrics_url)).text
 
     for line in (
         "tunesmith_trainer_steps_total 3.0",
@@ -521,12 +544,12 @@ async def test_metrics_tell_steps_tunes_and_the_connection(bench: Bench) -> None
 
 
 async def test_the_ready_file_says_where_metrics_are(bench: Bench, tmp_path: Path) -> None:
-    supervisor, stream = await welcomed(bench, ready_file=tmp_path / "ready.json")
-    await stream.hear("heartbeat")
+    supervisor, _ = await welcomed(bench, ready_file=tmp_path / "ready.json")
 
+    await asyncio.wait_for(supervisor.ready.wait(), 20)
     ready = await asyncio.to_thread((tmp_path / "ready.json").read_text)
 
-    assert json.loads(ready) == {"metrics": supervisor._metrics_url}
+    assert json.loads(ready) == {"metrics": supervisor.metrics_url}
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed here")
