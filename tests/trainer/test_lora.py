@@ -191,7 +191,7 @@ from trainer.engine.kohya import sealed
 tensors = {f"layer_{i}": torch.full((2, 2), float(i)) for i in range(40)}
 print(hashlib.sha256(sealed(tensors, {f"key_{i}": "zwx “ö” \\\\n" for i in range(20)})).hexdigest())
 """
-    said = {subprocess.check_output([sys.executable, "-c", script]) for _ in range(3)}
+    said = {subprocess.check_output([sys.executable, "-c", script]) for _ in range(2)}
 
     assert len(said) == 1
 
