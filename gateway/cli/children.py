@@ -120,7 +120,8 @@ class Child:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), self._grace)
+            async with asyncio.timeout(self._grace):
+                await process.wait()
         except TimeoutError:
             log.warning(
                 f"{self.name} did not end within {self._grace:g} s and is killed", action="child_kill", child=self.name
