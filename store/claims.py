@@ -8,8 +8,8 @@
        only while the head has waited less than WARM_WAIT.
     4. Its files, as they stand now: what was never uploaded or was refused fails the tune, or is left out.
 
-Measured elsewhere on PostgreSQL, a million tunes, 100,000 of them queued, 1,000 tenants: one statement over all tunes
-took 207 ms, this 3.3 ms.
+Measured on PostgreSQL with 1,000 tenants, 100,000 queued and 300,000 finished tunes: 4 ms of the server's time a claim,
+half of it for the choice of the tenant, and the commit's fsync on top.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import Any
 
 from sqlalchemy import Float, Integer, bindparam, cast, exists, not_, or_, select, true
 
+from store.attempts import Claim, LeaseRef, Offer, Snapshot
 from store.database import Transaction
 from store.dialect import among, later, now
 from store.events import Entry, status_changed
-from store.leases import SILENCE, Claim, LeaseRef, Offer, Snapshot, has_ended
+from store.expiry import SILENCE, has_ended
 from store.moves import LOST, POISON_LIMIT, end_lost, move
 from store.states import LEASED, TuneState
 from store.tables import IS_QUEUED, Asset, Tune, assets, liveness, queues, record, tenants, tunes

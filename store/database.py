@@ -8,6 +8,7 @@ every module of the store, which takes it first; knows no tables.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -97,9 +98,14 @@ class Database:
             database = _open_postgresql(parsed, max(pool_size, 2), wakeups=wakeups)
         else:
             raise ValueError(f"the database URL begins with {backend!r}; wanted sqlite:////path or postgresql://...")
-        with _away():
+        try:
+            if backend == "sqlite":
+                await asyncio.to_thread(_try_sqlite, str(parsed.database))
             async with database.read() as connection:
                 await connection.execute(text("SELECT 1"))
+        except BaseException:
+            await database.close()
+            raise
         await database.wakeups.start()
         return database
 
@@ -197,6 +203,16 @@ def _open_sqlite(url: URL, pool_size: int) -> Database:
         event.listen(engine.sync_engine, "connect", connected)
     event.listen(writer.sync_engine, "begin", _begin_immediate)
     return database
+
+
+def _try_sqlite(path: str) -> None:
+    """Opens the file once without aiosqlite: its thread outlives a connection that could not be opened, for a moment
+    that is sometimes longer than the event loop's.
+    """
+    try:
+        sqlite3.connect(path, timeout=BUSY_LIMIT).close()
+    except sqlite3.OperationalError as error:
+        raise DatabaseAway(f"the database is away: {error}") from error
 
 
 def _open_postgresql(url: URL, pool_size: int, *, wakeups: bool) -> Database:

@@ -5,103 +5,37 @@ gateway/session; knows no stream. What an attempt reports is in reports.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Float, String, and_, bindparam, case, cast, or_, select, true, update
+from sqlalchemy import Float, String, and_, bindparam, case, cast, or_, select, true, update
 
+from store.attempts import Claim, Held, HeldAction, LeaseRef, Offer, Renewal, Snapshot
+from store.claims import take
 from store.database import Database, Transaction
 from store.dialect import among, later, now
 from store.events import status_changed
+from store.expiry import SILENCE, has_ended
 from store.moves import POISON_LIMIT, end_attempt, end_lost, lock, move
 from store.states import LEASED, TuneState
-from store.tables import Asset, Tune, liveness, record, tunes
+from store.tables import Tune, liveness, record, tunes
 
-
-@dataclass(frozen=True)
-class LeaseRef:
-    """One attempt at one tune: what every write of it is fenced by."""
-
-    tune_id: str
-    """The tune."""
-    epoch: int
-    """Grows by one with every claim."""
-    trainer_id: str
-    """From the trainer's token or certificate, never from what it says."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A free slot."""
-
-    trainer_id: str
-    """Whose."""
-    engines: Sequence[str]
-    """That it can run."""
-    memory_bytes: int
-    """That a tune may use."""
-    warm_checkpoints: Sequence[str] = ()
-    """Resident in the engine: asset ids of checkpoints, or digests that stand in an asset's sha256."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A place to go on from."""
-
-    object_key: str
-    """Where it lies."""
-    step: int
-    """The step after which it was taken."""
-    sha256: str
-    """Of its bytes, hexadecimal."""
-    size_bytes: int
-    """Its size."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A tune that is now the trainer's."""
-
-    lease: LeaseRef
-    """The attempt."""
-    tune: Tune
-    """As it stands, ASSIGNED. Its resolved_recipe is what the first attempt fixed."""
-    files: Sequence[tuple[Asset, str | None]]
-    """The pictures that are good, in order, with their captions."""
-    checkpoint: Asset
-    """The base model."""
-    snapshot: Snapshot | None
-    """Where to go on from."""
-
-
-@dataclass(frozen=True)
-class Renewal:
-    """What a beat found."""
-
-    extended: Sequence[LeaseRef]
-    """Last a whole lease from now."""
-    lost: Sequence[LeaseRef]
-    """Are no longer the trainer's."""
-    cancelled: Sequence[LeaseRef]
-    """Of the extended ones those whose tune is to be cancelled."""
-
-
-class HeldAction(StrEnum):
-    """What a trainer must do with an attempt that it still holds."""
-
-    CONTINUE = "CONTINUE"
-    ABORT = "ABORT"
-    SEND_RESULT = "SEND_RESULT"
-
-
-@dataclass(frozen=True)
-class Held:
-    """An attempt that a trainer restates."""
-
-    lease: LeaseRef
-    """The attempt."""
-    result_pending: bool = False
-    """Whether a terminal report waits in its spool."""
+__all__ = [
+    "Claim",
+    "Held",
+    "HeldAction",
+    "LeaseRef",
+    "Offer",
+    "Renewal",
+    "Snapshot",
+    "accept",
+    "claim",
+    "held",
+    "holds",
+    "is_current",
+    "reap",
+    "renew",
+    "restate",
+    "withdraw",
+]
 
 
 async def claim(db: Database, offer: Offer, lease_seconds: float) -> Claim | None:
@@ -109,8 +43,6 @@ async def claim(db: Database, offer: Offer, lease_seconds: float) -> Claim | Non
 
     Ends on its way what it finds cancelled, poisoned or without pictures.
     """
-    from store.claims import take  # claims.py knows this module's records
-
     while True:
         async with db.write() as transaction:
             found = await take(transaction, offer, lease_seconds)
@@ -246,10 +178,6 @@ async def reap(db: Database, lease_seconds: float) -> int:
     return ended
 
 
-#: The share of a lease for which no gateway may be silent. A beat is a ninth of a lease, so at the end of such a
-#: silence every lease that was renewed before it still has a third of its time.
-SILENCE = 0.5
-
 _ALIVE = update(liveness).values(
     seen_at=now(),
     grace_until=case(
@@ -257,17 +185,6 @@ _ALIVE = update(liveness).values(
         else_=liveness.c.grace_until,
     ),
 )
-
-
-def has_ended() -> list[ColumnElement[bool]]:
-    """Conditions on tunes and liveness, parameter `silence`: the lease has ended, and not merely because we were
-    away.
-    """
-    return [
-        tunes.c.lease_expires_at <= now(),
-        liveness.c.grace_until <= now(),
-        liveness.c.seen_at >= later(bindparam("silence", type_=Float())),
-    ]
 
 
 #: By the partial index tunes_leases, which holds what is leased now. What somebody else has locked is not lost, or is
