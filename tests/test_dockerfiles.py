@@ -362,6 +362,19 @@ def test_last_pattern_of_dockerignore_that_matches_decides(
     assert [name for name in kept if context.ignored(name, patterns)] == []
 
 
+def test_context_is_what_git_tracks_and_tells_what_it_does_not(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    (repository / "a").mkdir(parents=True)
+    for name, content in ((".dockerignore", "*\n!a\n"), ("a/old.py", "1"), ("a/new.py", "2"), ("other", "3")):
+        (repository / name).write_text(content)
+    for arguments in (["init", "-q"], ["add", "a/old.py", "other"]):
+        subprocess.run(["git", *arguments], cwd=repository, check=True)
+    (repository / "a/old.py").write_text("as it stands")
+
+    assert context.gather(repository, tmp_path / "context") == (1, ["a/new.py"])
+    assert (tmp_path / "context/a/old.py").read_text() == "as it stands"
+
+
 def test_pip_settings_become_one_file_and_local_folders_are_found(tmp_path: Path) -> None:
     (tmp_path / "index/simple").mkdir(parents=True)
     (tmp_path / "wheels").mkdir()

@@ -75,7 +75,10 @@ def main() -> int:
 
 
 def _run(chosen: tuple[str, ...], store: Path, scratch: Path) -> None:
-    _say(f"{context.gather(REPOSITORY, scratch / 'context')} files in the build context")
+    gathered, unknown = context.gather(REPOSITORY, scratch / "context")
+    _say(f"{gathered} files in the build context")
+    if unknown:
+        _say(f"note: git does not know, so the images do not have: {', '.join(unknown)}")
     images: dict[str, Image] = {}
     for name in chosen:
         start = time.monotonic()

@@ -11,16 +11,22 @@ from pathlib import Path
 from deploy.dockerfiles import host
 
 
-def gather(repository: Path, folder: Path) -> int:
-    """Copies the context into the folder; returns the number of files."""
+def gather(repository: Path, folder: Path) -> tuple[int, list[str]]:
+    """Copies the context into the folder. Returns the number of files, and those left out for git does not know them:
+    a new module that was never added is missed by the image alone."""
     ignore = (repository / ".dockerignore").read_text().splitlines()
-    tracked = host.output("git", "-C", str(repository), "ls-files", "-z").split("\0")
-    chosen = [name for name in tracked if name and not ignored(name, ignore) and (repository / name).is_file()]
+    chosen = [name for name in _listed(repository, "--cached") if not ignored(name, ignore)]
     for name in chosen:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(repository / name, target, follow_symlinks=False)
-    return len(chosen)
+    unknown = _listed(repository, "--others", "--exclude-standard")
+    return len(chosen), [name for name in unknown if not ignored(name, ignore)]
+
+
+def _listed(repository: Path, *which: str) -> list[str]:
+    listed = host.output("git", "-C", str(repository), "ls-files", "-z", *which).split("\0")
+    return [name for name in listed if name and (repository / name).is_file()]
 
 
 def ignored(name: str, patterns: Sequence[str]) -> bool:
