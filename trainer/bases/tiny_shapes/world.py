@@ -35,7 +35,7 @@ COLOURS: dict[str, RGB] = {
     "black": (20, 20, 20),
 }
 
-SIZES: dict[str, float] = {"small": 10.0, "medium": 15.0, "large": 21.0}  # pixels, radius
+SIZES: dict[str, float] = {"small": 13.0, "medium": 17.5, "large": 22.5}  # pixels, radius
 
 # Which way the shape is moved from the middle, (x, y), y downwards.
 PLACES: dict[str, tuple[int, int]] = {
@@ -80,9 +80,10 @@ class Scene:
 
 
 def random_scene(rng: Random) -> Scene:
-    """Any scene, all equally likely; the shape never has its background's colour."""
+    """Any scene; half of the shapes are in the centre, and none has its background's colour."""
     colour, background = rng.sample(list(COLOURS), 2)
-    return Scene(rng.choice(SHAPES), colour, background, rng.choice(list(SIZES)), rng.choice(list(PLACES)))
+    place = "centre" if rng.random() < 0.5 else rng.choice(list(PLACES)[1:])
+    return Scene(rng.choice(SHAPES), colour, background, rng.choice(list(SIZES)), place)
 
 
 def draw(scene: Scene, rng: Random) -> Pixels:
