@@ -32,10 +32,25 @@ log = logging.getLogger(__name__)
 BATCH = 16
 RATE = 1e-3
 WARM_UP = 200  # steps
-HOLD = 0.3  # share of the run at the full rate
+HOLD = 0.3  # share of a cycle at the full rate
 DROPPED = 0.10  # share of captions replaced by the empty one
 STRAY = 0.05  # share of captions with a word before them that means nothing: so a trigger word starts out harmless
 AVERAGE = 0.999  # decay of the moving average, a step
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """A stretch of the run: the learning rate goes up at its beginning and down to zero at its end."""
+
+    steps: int
+    middle: float
+    """Where its timesteps crowd: the logit of the share of 1,000. Further up is noisier."""
+
+
+# Colours are learned in the first. What shape a picture will have is settled in stronger noise than one would think,
+# between steps 450 and 900 of 1,000: a plain shape fills dozens of latents and is seen through noise that hides each of
+# them. After the first cycle shapes were still blobs, and the second looks where they are made.
+CYCLES = (Cycle(steps=10_500, middle=-0.3), Cycle(steps=10_000, middle=0.8))
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,7 @@ def build_scheduler() -> Scheduler:
     Small latents of plain colour outlive SD's last step (their mean over 256 places is still as strong as the noise's),
     and pictures drawn from pure noise would then come out too grey.
     """
-    return PNDMScheduler(  # type: ignore[no-untyped-call]
+    scheduler: Scheduler = PNDMScheduler(  # type: ignore[no-untyped-call]
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -130,12 +145,15 @@ def build_scheduler() -> Scheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
+    # PNDM has no such setting; DDIM made from this config has, and left alone it would cut latents off at 1.
+    scheduler.register_to_config(clip_sample=False)
+    return scheduler
 
 
 def train(
-    pool: Pool, tokenizer: CLIPTokenizer, run: Path, steps: int, seed: int, preview: Callable[[Denoiser, int], None]
+    pool: Pool, tokenizer: CLIPTokenizer, run: Path, seed: int, preview: Callable[[Denoiser, int], None]
 ) -> Denoiser:
-    """The averaged model after `steps`; goes on from `run/unet.pt`. `preview` sees it at every checkpoint."""
+    """The averaged model after all CYCLES; goes on from `run/unet.pt`. `preview` sees it at every checkpoint."""
     torch.manual_seed(seed)
     model, average = Denoiser(len(tokenizer)), Denoiser(len(tokenizer))
     average.load_state_dict(model.state_dict())
@@ -148,10 +166,12 @@ def train(
         done = state["step"]
     schedule: Scheduler = DDPMScheduler.from_config(build_scheduler().config)  # type: ignore[no-untyped-call]
     losses, started = runs.LossLog(run / "unet-loss.jsonl"), time.monotonic()
+    steps = sum(cycle.steps for cycle in CYCLES)
     for step in range(done, steps):
+        cycle, inside = cycle_at(step)
         loss = loss_of(model, pool, tokenizer, schedule, seed, step)
         for group in optimizer.param_groups:
-            group["lr"] = runs.rate(step, steps, RATE, WARM_UP, HOLD)
+            group["lr"] = runs.rate(inside, cycle.steps, RATE, WARM_UP, HOLD)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -167,6 +187,15 @@ def train(
     return average
 
 
+def cycle_at(step: int) -> tuple[Cycle, int]:
+    """The cycle that a step of the run lies in, and its number within the cycle."""
+    for cycle in CYCLES:
+        if step < cycle.steps:
+            return cycle, step
+        step -= cycle.steps
+    raise ValueError(f"the run ends {step + 1} steps earlier")
+
+
 def loss_of(model: Denoiser, pool: Pool, tokenizer: CLIPTokenizer, schedule: Scheduler, seed: int, step: int) -> Tensor:
     """|| v - v_theta(x_t, t, c) ||^2, mean over the batch and the latents; v = alpha_t eps - sigma_t x_0."""
     draws, rng = runs.generator(seed, step), Random(seed * 100_003 + step)  # noqa: S311
@@ -174,20 +203,17 @@ def loss_of(model: Denoiser, pool: Pool, tokenizer: CLIPTokenizer, schedule: Sch
     words = [worded(pool.scenes[k], rng) for k in chosen.tolist()]
     x_0 = pool.mean[chosen] + pool.deviation[chosen] * torch.randn(BATCH, 4, 16, 16, generator=draws)
     eps = torch.randn(x_0.shape, generator=draws)
-    t = timesteps(draws)
+    t = timesteps(draws, cycle_at(step)[0].middle)
     x_t = schedule.add_noise(x_0, eps, t).contiguous(memory_format=torch.channels_last)
     v = schedule.get_velocity(x_0, eps, t)
     return F.mse_loss(model(x_t, t, ids_of(words, tokenizer)), v)
 
 
-def timesteps(draws: torch.Generator) -> Tensor:
-    """(B,) in 0..999: a quarter of them uniform, the others logit-normal (Esser et al. 2024).
-
-    Shapes are made in the middle; the ends, which settle the ground's colour and the last speckles, are learned sooner.
-    """
+def timesteps(draws: torch.Generator, middle: float) -> Tensor:
+    """(B,) in 0..999: a quarter of them uniform, the others logit-normal around `middle` (Esser et al. 2024)."""
     uniform = torch.rand(BATCH, generator=draws)
-    middling = torch.sigmoid(torch.randn(BATCH, generator=draws) - 0.3)
-    return (1000 * torch.where(torch.rand(BATCH, generator=draws) < 0.25, uniform, middling)).long()
+    crowded = torch.sigmoid(torch.randn(BATCH, generator=draws) + middle)
+    return (1000 * torch.where(torch.rand(BATCH, generator=draws) < 0.25, uniform, crowded)).long()
 
 
 def worded(scene: world.Scene, rng: Random) -> str:

@@ -47,10 +47,10 @@ def main() -> None:
     pool = latents(vae, wanted.run, wanted.pool, wanted.seed)
 
     def preview(model: diffusion.Denoiser, step: int) -> None:
-        if step % wanted.preview_every == 0 or step == wanted.steps:
+        if step % wanted.preview_every == 0:
             grid(pipeline(model, vae, tokenizer), wanted.run / f"preview-{step:06d}.png")
 
-    model = diffusion.train(pool, tokenizer, wanted.run, wanted.steps, wanted.seed, preview)
+    model = diffusion.train(pool, tokenizer, wanted.run, wanted.seed, preview)
     ship(pipeline(model, vae, tokenizer), wanted.out)
     log.info("The model is in %s.", wanted.out)
 
@@ -61,7 +61,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished diffusers pipeline")
     parser.add_argument("--run", type=Path, default=Path("tiny-shapes-run"), help="folder for checkpoints and logs")
     parser.add_argument("--vae-steps", type=int, default=1400)
-    parser.add_argument("--steps", type=int, default=9000, help="steps of U-Net and text encoder")
     parser.add_argument("--pool", type=int, default=24_576, help="pictures drawn and encoded for the U-Net")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
