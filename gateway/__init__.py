@@ -1,1 +1,1 @@
-"""The control plane: accepts tunes over gRPC and HTTP, streams work to trainers. Knows protos and store, and no torch."""
+"""The control plane: takes tunes over gRPC and HTTP, streams work to trainers. Knows protos and store, and no torch."""

@@ -30,8 +30,11 @@ CALLERS = 16
 def measure(quick: bool) -> dict[str, Any]:
     """Creates per second by database and way in, and the gateway's memory after the last of 10,000 and more."""
     rounds, tunes = (2, 200) if quick else (5, 1000)
-    with tempfile.TemporaryDirectory() as folder, PostgresServer() as postgres:
-        databases = {"sqlite": f"sqlite:///{folder}/bench.db", "postgresql": postgres.create_database("bench")}
+    with tempfile.TemporaryDirectory() as folder, PostgresServer(durable=True) as postgres:
+        databases = {
+            "sqlite": f"sqlite:///{folder}/bench.db",
+            "postgresql": postgres.url_of(postgres.create_database()),
+        }
         return {name: _on(url, Path(folder) / name, rounds, tunes) for name, url in databases.items()}
 
 

@@ -67,7 +67,7 @@ def arguments() -> argparse.Namespace:
 def load(folder: Path) -> Pipeline:
     """The stock pipeline in fp32, with DDIM."""
     pipeline: Pipeline = StableDiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
-        folder, torch_dtype=torch.float32
+        folder, dtype=torch.float32
     )
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)  # type: ignore[no-untyped-call]
     pipeline.set_progress_bar_config(disable=True)

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 def main() -> None:
     base, lora = Path(sys.argv[1]), Path(sys.argv[2])
     load: Any = StableDiffusionPipeline.from_pretrained  # diffusers has no types
-    pipeline = load(base, safety_checker=None, torch_dtype=torch.float32)
+    pipeline = load(base, safety_checker=None, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
 
     def draw() -> np.ndarray:

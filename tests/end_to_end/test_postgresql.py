@@ -12,7 +12,7 @@ from tests.servers.trainer import Trainer
 def test_tune_succeeds_on_postgresql(tmp_path: Path, pictures: list[Path]) -> None:
     with (
         PostgresServer() as postgres,
-        Gateway(postgres.create_database("tunesmith"), tmp_path / "gateway") as gateway,
+        Gateway(postgres.url_of(postgres.create_database()), tmp_path / "gateway") as gateway,
         Trainer([gateway.ready["grpc"]], gateway.trainer_token, tmp_path / "trainer"),
         gateway.client() as client,
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from buf.validate import validate_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
 from trainer.engine.defaults import SETTINGS, Value, filled
-from trainer.failures import InvalidRecipe
+from trainer.engine.families import sources
+from trainer.failures import CheckpointUnreadable, InvalidRecipe
 from tunesmith.v1 import tune_pb2
 
 ENGINE = "image/stable-diffusion-v1-5"
@@ -71,6 +73,35 @@ def test_what_is_given_is_kept() -> None:
 
     assert {name: values[name] for name in given} == given
     assert isinstance(values["alpha"], float)
+
+
+def test_a_base_has_defaults_of_its_own_and_the_caller_the_last_word() -> None:
+    of_base: dict[str, Value] = {"learning_rate": 1e-3, "rank": 8}
+
+    values = filled(ENGINE, {"rank": 4}, "cpu", of_base)
+
+    assert (values["learning_rate"], values["rank"], values["alpha"]) == (1e-3, 4, 4.0)
+
+
+def test_a_base_with_a_wrong_default_is_refused() -> None:
+    with pytest.raises(InvalidRecipe, match="unknown hyperparameter speed"):
+        filled(ENGINE, {}, "cpu", {"speed": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "no JSON object"),
+        ("{", "cannot be read"),
+        ('{"hyperparameters": 3}', 'no object named "hyperparameters"'),
+    ],
+)
+def test_a_base_with_an_unreadable_file_of_defaults_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert sources.hyperparameters(tmp_path) == {}
+    (tmp_path / "tunesmith.json").write_text(text)
+
+    with pytest.raises(CheckpointUnreadable, match=said):
+        sources.hyperparameters(tmp_path)
 
 
 @pytest.mark.parametrize(

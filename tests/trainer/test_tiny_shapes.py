@@ -22,7 +22,7 @@ LARGEST = 20 * 2**20  # bytes, of the whole folder
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     stock: Any = StableDiffusionPipeline
-    loaded = stock.from_pretrained(tiny_shapes.path(), torch_dtype=torch.float32)
+    loaded = stock.from_pretrained(tiny_shapes.path(), dtype=torch.float32)
     loaded.scheduler = DDIMScheduler.from_config(loaded.scheduler.config)  # type: ignore[no-untyped-call]
     loaded.set_progress_bar_config(disable=True)
     return loaded

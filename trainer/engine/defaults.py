@@ -6,6 +6,7 @@ The gateway refuses what is out of range by the rules in protos/tunesmith/v1/tun
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -78,19 +79,25 @@ SETTINGS = MappingProxyType(
 ENGINES: MappingProxyType[str, dict[str, Value]] = MappingProxyType({"image/stable-diffusion-v1-5": {}})
 
 
-def filled(engine: str, given: dict[str, Value], device: str) -> dict[str, Value]:
-    """Every hyperparameter: as given, or the engine's default on this kind of device ("cpu" or "cuda").
+def filled(
+    engine: str, given: Mapping[str, Value], device: str, of_base: Mapping[str, Value] = MappingProxyType({})
+) -> dict[str, Value]:
+    """Every hyperparameter: as given, or the base's own default, or the engine's on this device ("cpu" or "cuda").
 
     Raises:
         InvalidRecipe: a key is unknown or a value is out of range.
     """
-    if unknown := sorted(given.keys() - SETTINGS.keys()):
-        raise InvalidRecipe(f"unknown hyperparameter {', '.join(unknown)}; known are {', '.join(SETTINGS)}")
     values = {name: setting.default for name, setting in SETTINGS.items()} | ENGINES.get(engine, {})
-    values |= {name: SETTINGS[name].read(name, value) for name, value in given.items()}
+    values |= _checked(of_base) | _checked(given)
     open_ones = {
         "alpha": float(values["rank"] or 0),
         "precision": "fp32" if device == "cpu" else "bf16",
         "deterministic": device == "cpu",
     }
     return {name: open_ones[name] if value is None else value for name, value in values.items()}
+
+
+def _checked(values: Mapping[str, Value]) -> dict[str, Value]:
+    if unknown := sorted(values.keys() - SETTINGS.keys()):
+        raise InvalidRecipe(f"unknown hyperparameter {', '.join(unknown)}; known are {', '.join(SETTINGS)}")
+    return {name: SETTINGS[name].read(name, value) for name, value in values.items()}

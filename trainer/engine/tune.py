@@ -78,7 +78,7 @@ class Tune:
         earlier = recipe.read(start.resolved_recipe) if start.resolved_recipe else None
         shape = self._family.describe(start.checkpoint)
         wanted = earlier.hyperparameters if earlier else start.hyperparameters
-        hyperparameters = defaults.filled(start.engine, dict(wanted), self._shop.device.type)
+        hyperparameters = defaults.filled(start.engine, wanted, self._shop.device.type, shape.hyperparameters)
         kept = self._judged(shape, earlier)
         resolved = earlier or self._resolved(shape, hyperparameters, kept)
         self._tell_recipe(resolved, earlier is not None)

@@ -5,6 +5,7 @@ the run folder, and the same command started again goes on from there. Knows not
 """
 
 import argparse
+import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,8 @@ from trainer.bases.tiny_shapes import autoencoder, diffusion, runs, vocabulary, 
 Pipeline = Any  # a StableDiffusionPipeline: diffusers leaves it untyped
 
 log = logging.getLogger(__name__)
+
+TUNED_WITH = {"learning_rate": 1e-3}  # defaults for tunes on it; SD 1.5's rate would take thousands of steps
 
 PREVIEWED = (
     "a large red star on a blue background",
@@ -121,6 +124,7 @@ def ship(made: Pipeline, out: Path) -> None:
     """Writes the pipeline folder in fp16 safetensors, with the tokenizer's older files beside its new one."""
     made.to(torch.float16).save_pretrained(out, safe_serialization=True)
     vocabulary.save(made.tokenizer, out / "tokenizer")
+    (out / "tunesmith.json").write_text(json.dumps({"hyperparameters": TUNED_WITH}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ A family is a loaded base model. It is frozen: nobody but `lora` touches its den
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.engine.buckets import Crop
 from trainer.engine.cache import Encoded
+from trainer.engine.defaults import Value
 from trainer.pipe import CheckpointSource
 
 
@@ -26,6 +27,8 @@ class Shape:
     """Pixels: sample size times the VAE's factor."""
     divisibility: int
     """Pixels: each side of a picture is a multiple of it."""
+    hyperparameters: Mapping[str, Value] = field(default_factory=dict)
+    """Defaults of its own, where it brings any: a small model wants a higher rate."""
 
 
 class Family(ABC):

@@ -59,7 +59,8 @@ class StableDiffusion15(Family):
         if predicted not in ("epsilon", "v_prediction"):
             raise CheckpointRefused(f"the checkpoint predicts {predicted!r}; epsilon or v_prediction was wanted")
         factor, depth = (2 ** (len(part["block_out_channels"]) - 1) for part in (vae, unet))
-        return Shape(native_size=unet["sample_size"] * factor, divisibility=factor * depth)
+        own = sources.hyperparameters(root)
+        return Shape(native_size=unet["sample_size"] * factor, divisibility=factor * depth, hyperparameters=own)
 
     @classmethod
     def load(cls, source: CheckpointSource, device: torch.device, precision: str) -> Self:
@@ -112,8 +113,8 @@ def _from_folder(root: Path, dtype: torch.dtype) -> tuple[Any, ...]:
         return {"variant": sources.variant(root, part), "use_safetensors": True, "local_files_only": True}
 
     return (
-        UNet2DConditionModel.from_pretrained(root / "unet", torch_dtype=dtype, **how("unet")),  # type: ignore[no-untyped-call]  # diffusers leaves it untyped
-        AutoencoderKL.from_pretrained(root / "vae", torch_dtype=torch.float32, **how("vae")),  # type: ignore[no-untyped-call]  # diffusers leaves it untyped
+        UNet2DConditionModel.from_pretrained(root / "unet", dtype=dtype, **how("unet")),  # type: ignore[no-untyped-call]  # diffusers leaves it untyped
+        AutoencoderKL.from_pretrained(root / "vae", dtype=torch.float32, **how("vae")),  # type: ignore[no-untyped-call]  # diffusers leaves it untyped
         CLIPTextModel.from_pretrained(root / "text_encoder", dtype=dtype, **how("text_encoder")),
         CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True),
         DDPMScheduler.from_pretrained(root / "scheduler", local_files_only=True),  # type: ignore[no-untyped-call]  # diffusers leaves it untyped
@@ -123,7 +124,7 @@ def _from_folder(root: Path, dtype: torch.dtype) -> tuple[Any, ...]:
 def _from_single_file(path: Path, configs: Path, dtype: torch.dtype) -> tuple[Any, ...]:
     # Without `config` it would ask the Hub, even where it is told not to.
     pipeline = StableDiffusionPipeline.from_single_file(
-        str(path), config=str(configs), local_files_only=True, torch_dtype=torch.float32, safety_checker=None
+        str(path), config=str(configs), local_files_only=True, dtype=torch.float32, safety_checker=None
     )
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)  # type: ignore[no-untyped-call]  # diffusers leaves it untyped
     return pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, scheduler

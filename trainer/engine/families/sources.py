@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from trainer.engine.defaults import Value
 from trainer.failures import CheckpointRefused, CheckpointUnreadable
 from trainer.pipe import CheckpointSource
 
@@ -14,6 +15,7 @@ PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
 # Configs and tokenizers of single files, which hold neither: one diffusers folder without weights for each engine.
 CONFIGS = Path(__file__).parent / "configs"
 PARTS = ("unet", "vae", "text_encoder")
+OWN_DEFAULTS = "tunesmith.json"
 
 
 def folder(source: CheckpointSource, engine: str, weights: bool) -> Path:
@@ -77,13 +79,30 @@ def config(root: Path, part: str, name: str = "config.json") -> dict[str, Any]:
     Raises:
         CheckpointUnreadable: it is missing or no JSON object.
     """
-    path = root / part / name
+    return _object(root, f"{part}/{name}")
+
+
+def hyperparameters(root: Path) -> dict[str, Value]:
+    """The defaults that a folder's `tunesmith.json` brings: {"hyperparameters": {"learning_rate": 1e-3}}. Mostly none.
+
+    Raises:
+        CheckpointUnreadable: there is such a file, and it is not of that form.
+    """
+    if not (root / OWN_DEFAULTS).exists():
+        return {}
+    found = _object(root, OWN_DEFAULTS).get("hyperparameters")
+    if not isinstance(found, dict):
+        raise CheckpointUnreadable(f'the checkpoint\'s {OWN_DEFAULTS} has no object named "hyperparameters"')
+    return found
+
+
+def _object(root: Path, name: str) -> dict[str, Any]:
     try:
-        body = json.loads(path.read_text("utf-8"))
+        body = json.loads((root / name).read_text("utf-8"))
     except (OSError, ValueError) as exc:
-        raise CheckpointUnreadable(f"the checkpoint's {part}/{name} cannot be read: {exc}") from exc
+        raise CheckpointUnreadable(f"the checkpoint's {name} cannot be read: {exc}") from exc
     if not isinstance(body, dict):
-        raise CheckpointUnreadable(f"the checkpoint's {part}/{name} is no JSON object")
+        raise CheckpointUnreadable(f"the checkpoint's {name} is no JSON object")
     return body
 
 
