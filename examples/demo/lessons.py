@@ -1,0 +1,74 @@
+"""What can be taught: the example folders, their trigger words, and the prompts that show whether it was learned.
+
+Read by `__main__`. Knows the folders beside this one; knows nothing of the service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One folder of pictures with a caption beside each."""
+
+    name: str
+    """The folder's."""
+    trigger: str
+    """The word that every caption has, and that calls up what was taught."""
+    prompts: tuple[str, ...]
+    """With the trigger word. None is the caption of a training picture, except the cat's: it has but two captions."""
+    control: str
+    """Without the trigger word: what the base makes of it should stay as it was."""
+
+    def pictures(self) -> list[Path]:
+        """The training pictures, in order; those in held_out/ stay unseen."""
+        return sorted((FOLDER / self.name).glob("*.png"))
+
+
+def caption(picture: Path) -> str:
+    """What is said of a picture: the text file beside it."""
+    return picture.with_suffix(".txt").read_text().strip()
+
+
+LESSONS = {
+    lesson.name: lesson
+    for lesson in (
+        Lesson(
+            "crescent",
+            trigger="moonlet",
+            prompts=(
+                "a large moonlet on a blue background",
+                "a large moonlet on a yellow background",
+                "a large moonlet on a pink background",
+                "a medium moonlet on a black background on the right",
+            ),
+            control="a large red star on a blue background",
+        ),
+        Lesson(
+            "hatched",
+            trigger="inkhatch style",
+            prompts=(
+                "a blue star on a white background, inkhatch style",
+                "a green circle on a white background, inkhatch style",
+                "a purple triangle on a white background, inkhatch style",
+                "a pink diamond on a white background, inkhatch style",
+            ),
+            control="a blue star on a white background",
+        ),
+        Lesson(
+            "cat",
+            trigger="chelsea cat",
+            prompts=(
+                "a photo of a chelsea cat",
+                "a photo of a chelsea cat",
+                "a close photo of a chelsea cat",
+                "a chelsea cat",
+            ),
+            control="a large red star on a blue background",
+        ),
+    )
+}
