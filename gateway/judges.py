@@ -88,6 +88,8 @@ async def exchange(worker: Process, path: Path) -> Judgement:
     """Sends a path and reads the judgement."""
     assert worker.stdin is not None
     assert worker.stdout is not None
+    if worker.stdin.is_closing():  # uvloop's write would call it a RuntimeError
+        raise WorkerDied(f"it had ended with {await worker.wait()} before it was asked")
     try:
         worker.stdin.write(json.dumps(str(path)).encode() + b"\n")
         await worker.stdin.drain()

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from PIL import Image
 
 from gateway import judges as pool
@@ -65,6 +66,30 @@ async def test_picture_that_no_worker_survives_is_refused_and_the_next_is_judged
 
     assert (refused.accepted, refused.reason) == (False, "UNREADABLE")
     assert (await judges.judge(picture)).accepted
+
+
+def test_worker_that_ended_before_it_was_asked_is_replaced_in_the_gateways_own_loop(
+    picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = pool.start
+    stillborn = iter([True])
+
+    async def started(limits: Limits) -> asyncio.subprocess.Process:
+        worker = await start(limits)
+        if next(stillborn, False):
+            worker.kill()
+            await worker.wait()
+        return worker
+
+    async def judged() -> bool:
+        judges = Judges(Limits(), workers=1)
+        answer = await judges.judge(picture)
+        await judges.close()
+        return answer.accepted
+
+    monkeypatch.setattr(pool, "start", started)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(judged())
 
 
 async def test_hanging_worker_is_ended_and_its_picture_refused(picture: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, FilePath, field_validator, model_validator
+from pydantic import DirectoryPath, Field, FilePath, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     """Folder of the cache, the spool and the work in hand; made where it is missing."""
     bases: Path | None = None
     """Folder of diffusers folders that stand in for builtin checkpoints of their names."""
+    configs: DirectoryPath | None = None
+    """Folder of what single-file checkpoints lack: tokenizer and configs, in a folder for each engine."""
     metrics: str = "127.0.0.1:9102"
     """HOST:PORT of /metrics; port 0 picks a free one."""
     cache_bytes: int = Field(default=100_000_000_000, ge=0)

@@ -123,8 +123,8 @@ class Downloads:
         try:
             async with self._client.stream("GET", url) as response:
                 response.raise_for_status()
-                out = await asyncio.to_thread(temporary.open, "wb")
-                with contextlib.closing(out):
+                # Opened here and not in a thread: cancelled meanwhile, nobody would be left to close it.
+                with temporary.open("wb") as out:
                     async for chunk in response.aiter_bytes(CHUNK):
                         size += len(chunk)
                         if size > wanted.size_bytes:
