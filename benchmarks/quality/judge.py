@@ -1,7 +1,8 @@
 """Says which shape, which colour and which background a 64x64 picture shows.
 
 A small CNN, trained in a minute on drawn pictures and then asked about drawn pictures it has not seen: what it says of
-generated ones is worth only as much as that. Called by `obedience` and by the tests; knows nothing of diffusion.
+generated ones is worth only as much as that. Called by `obedience`, by `scripts/bench quality`, whose recognisers share
+its eyes, and by the tests; knows nothing of diffusion.
 """
 
 import argparse
@@ -29,6 +30,7 @@ DRAWN = 10_240  # pictures it learns from
 EPOCHS = 7
 BATCH = 64
 RATE = 4e-3
+HIDDEN = 128  # traits that a head weighs
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Verdict:
     background: str
 
 
-class Judge(nn.Module):
-    """(B, 3, 64, 64) floats in [0, 1] to logits for each question."""
+class Eyes(nn.Module):
+    """(B, 3, 64, 64) floats in [0, 1] to what is in them: its traits, and these weighed for a head to read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,16 +52,30 @@ class Judge(nn.Module):
             nn.Sequential(nn.Conv2d(i, o, 3, stride=2, padding=1), nn.BatchNorm2d(o), nn.ReLU())
             for i, o in itertools.pairwise(widths)
         )
-        self.hidden = nn.Linear(2 * widths[-1], 128)
-        self.heads = nn.ModuleDict({name: nn.Linear(128, len(answers)) for name, answers in QUESTIONS.items()})
+        self.hidden = nn.Linear(2 * widths[-1], HIDDEN)
+
+    def traits(self, pixels: Tensor) -> Tensor:
+        """What is anywhere in the picture and how much of it, (B, 192)."""
+        for stage in self.stages:
+            pixels = stage(pixels)
+        return torch.cat([pixels.amax(dim=(2, 3)), pixels.mean(dim=(2, 3))], dim=1)
+
+    def weighed(self, pixels: Tensor) -> Tensor:
+        """(B, HIDDEN)."""
+        return F.relu(self.hidden(self.traits(pixels)))
+
+
+class Judge(Eyes):
+    """(B, 3, 64, 64) floats in [0, 1] to logits for each question."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({name: nn.Linear(HIDDEN, len(answers)) for name, answers in QUESTIONS.items()})
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Logits, (B, number of answers), by question."""
-        for stage in self.stages:
-            pixels = stage(pixels)
-        pooled = torch.cat([pixels.amax(dim=(2, 3)), pixels.mean(dim=(2, 3))], dim=1)  # (B, 192)
-        hidden = F.relu(self.hidden(pooled))
-        return {name: head(hidden) for name, head in self.heads.items()}
+        weighed = self.weighed(pixels)
+        return {name: head(weighed) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def judge(self, pictures: Tensor) -> list[Verdict]:

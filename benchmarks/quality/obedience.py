@@ -25,6 +25,8 @@ from trainer.bases.tiny_shapes import world
 Pipeline = Any  # a StableDiffusionPipeline: diffusers leaves it untyped
 
 BARS = {"background": 0.95, "colour": 0.95, "shape": 0.85}  # least share of pictures
+STEPS = 25  # of DDIM
+GUIDANCE = 4.0
 JUDGE_BAR = 0.98  # least share of drawn pictures that the judge names rightly
 
 
@@ -35,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(wanted.threads)
     judging = judge.load_or_train(wanted.judge) if wanted.judge else judge.train()
     pipeline = load(wanted.model)
-    runs = [measure(pipeline, judging, seed, wanted) for seed in wanted.seeds]
+    runs = [measure(pipeline, judging, seed, wanted.pictures, wanted.steps, wanted.guidance) for seed in wanted.seeds]
     said = {
         "pictures_a_seed": wanted.pictures,
         "steps": wanted.steps,
@@ -56,8 +58,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--pictures", type=int, default=64, help="pictures for each seed")
-    parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=STEPS, help="DDIM steps")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--model", type=Path, default=tiny_shapes.path(), help="a pipeline folder")
     parser.add_argument("--judge", type=Path, help="where a trained judge is kept; without it one is trained afresh")
     parser.add_argument("--threads", type=int, default=1)
@@ -74,12 +76,13 @@ def load(folder: Path) -> Pipeline:
     return pipeline
 
 
-def measure(pipeline: Pipeline, judging: judge.Judge, seed: int, wanted: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    pipeline: Pipeline, judging: judge.Judge, seed: int, pictures: int, steps: int = STEPS, guidance: float = GUIDANCE
+) -> dict[str, Any]:
     """The shares right for one seed, and what went wrong."""
-    rng, started = Random(seed), time.monotonic()
-    scenes = [world.random_scene(rng) for _ in range(wanted.pictures)]
-    captions = [world.caption(scene, rng, complete=True) for scene in scenes]
-    verdicts = judging.judge(generate(pipeline, captions, seed, wanted.steps, wanted.guidance))
+    started = time.monotonic()
+    scenes, captions = asked(seed, pictures)
+    verdicts = judging.judge(generate(pipeline, captions, seed, steps, guidance))
     wrong = [
         {"caption": words, "seen": vars(seen)}
         for words, seen, scene in zip(captions, verdicts, scenes, strict=True)
@@ -93,7 +96,16 @@ def measure(pipeline: Pipeline, judging: judge.Judge, seed: int, wanted: argpars
     }
 
 
-def generate(pipeline: Pipeline, captions: Sequence[str], seed: int, steps: int = 25, guidance: float = 4.0) -> Tensor:
+def asked(seed: int, count: int) -> tuple[list[world.Scene], list[str]]:
+    """Random scenes, and captions that name shape, colour and background of each."""
+    rng = Random(seed)
+    scenes = [world.random_scene(rng) for _ in range(count)]
+    return scenes, [world.caption(scene, rng, complete=True) for scene in scenes]
+
+
+def generate(
+    pipeline: Pipeline, captions: Sequence[str], seed: int, steps: int = STEPS, guidance: float = GUIDANCE
+) -> Tensor:
     """One picture for each caption, (N, 3, 64, 64) uint8; each from a noise of its own, drawn from `seed`."""
     made: list[Tensor] = []
     for first in range(0, len(captions), 16):

@@ -1,0 +1,89 @@
+"""The three things to teach, as examples/README.md tells of them: pictures, trigger words, what is asked afterwards.
+
+Called by `scripts/bench quality` and the tests; knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from PIL.Image import Image as Picture
+
+from examples import make
+
+FOLDER = Path(make.__file__).parent
+
+# Background, size and place. None of them is a training picture's.
+ASKED_CRESCENTS = (
+    ("white", "medium", "centre"), ("yellow", "large", "centre"), ("black", "medium", "centre"),
+    ("pink", "large", "centre"), ("orange", "large", "centre"), ("purple", "large", "centre"),
+    ("red", "medium", "centre"), ("blue", "large", "centre"), ("yellow", "medium", "centre"),
+    ("green", "large", "centre"), ("pink", "medium", "centre"), ("orange", "medium", "centre"),
+    ("blue", "medium", "centre"), ("green", "medium", "centre"), ("yellow", "large", "right"),
+    ("pink", "medium", "left"),
+)  # fmt: skip
+
+# Shape and colour. The training pictures have every one of them, never together.
+ASKED_HATCHED = (
+    ("star", "blue"), ("circle", "green"), ("triangle", "purple"), ("diamond", "pink"),
+    ("heart", "blue"), ("square", "purple"), ("ring", "green"), ("cross", "blue"),
+    ("star", "green"), ("circle", "red"), ("triangle", "red"), ("diamond", "orange"),
+    ("heart", "red"), ("square", "blue"), ("ring", "orange"), ("cross", "purple"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to teach."""
+
+    name: str
+    """Of its folder in examples/."""
+    trigger: str
+    """The word that will call it up."""
+    prompts: tuple[str, ...]
+    """What is asked before and after the tune, each with the trigger word."""
+    wanted: tuple[Picture, ...]
+    """What the prompts ask for, drawn, 128x128; empty where nobody can draw it."""
+
+    @property
+    def drawable(self) -> bool:
+        """Whether there is a script that draws any number of it: without one, no recogniser can be trained."""
+        return bool(self.wanted)
+
+    def taught(self) -> list[tuple[Path, str]]:
+        """The pictures that the tune learns from, each with its caption."""
+        return captioned(FOLDER / self.name)
+
+    def held_out(self) -> list[tuple[Path, str]]:
+        """Those that it never sees."""
+        return captioned(FOLDER / self.name / "held_out")
+
+
+def captioned(folder: Path) -> list[tuple[Path, str]]:
+    """The folder's pictures in the order of their names, each with what stands in the .txt beside it."""
+    return [(path, path.with_suffix(".txt").read_text().strip()) for path in sorted(folder.glob("*.png"))]
+
+
+def shown(paths: list[tuple[Path, str]]) -> list[Picture]:
+    """The pictures themselves."""
+    return [Image.open(path).convert("RGB") for path, _ in paths]
+
+
+def _drawn(name: str, trigger: str, examples: list[make.Example]) -> Subject:
+    return Subject(name, trigger, tuple(e.caption for e in examples), tuple(e.picture for e in examples))
+
+
+def _cat() -> Subject:
+    return Subject("cat", "chelsea cat", ("a photo of a chelsea cat",) * len(ASKED_HATCHED), ())
+
+
+SUBJECTS: dict[str, Subject] = {
+    subject.name: subject
+    for subject in (
+        _drawn("crescent", "moonlet", [make.crescent(*scene) for scene in ASKED_CRESCENTS]),
+        _drawn("hatched", "inkhatch style", [make.inked(*what) for what in ASKED_HATCHED]),
+        _cat(),
+    )
+}
