@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import aiosqlite
 import psycopg
 from sqlalchemy import URL, Executable, event, make_url, text
 from sqlalchemy import exc as sqlalchemy_errors
@@ -191,7 +192,12 @@ def _open_sqlite(url: URL, pool_size: int) -> Database:
         raise ValueError("the database URL names no file; wanted sqlite:////absolute/path.db")
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     url = url.set(drivername="sqlite+aiosqlite")
-    limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "connect_args": {"timeout": BUSY_LIMIT}}
+    path = str(url.database)
+
+    async def connect() -> aiosqlite.Connection:
+        return await _Connection(path)
+
+    limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "async_creator": connect}
     reader = create_async_engine(url, pool_size=max(1, pool_size // 2), **limits)
     writer = create_async_engine(url, pool_size=1, **limits)
     database = Database(reader, writer, writer, LocalWakeups())
@@ -203,6 +209,34 @@ def _open_sqlite(url: URL, pool_size: int) -> Database:
         event.listen(engine.sync_engine, "connect", connected)
     event.listen(writer.sync_engine, "begin", _begin_immediate)
     return database
+
+
+class _Connection(aiosqlite.Connection):
+    """May be stopped twice. A transaction that is cancelled twice does that to its connection; aiosqlite 0.22 then
+    waits for ever for an answer of a thread that has ended.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(lambda: sqlite3.connect(path, BUSY_LIMIT, factory=_RollingBack), iter_chunk_size=64)
+        self._thread.daemon = True  # a connection that nobody could close must not keep the process
+        self._stopped: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Ends the thread, once. Returns what is done then; None outside of an event loop."""
+        if self._stopped is None:
+            self._stopped = super().stop()
+        return self._stopped
+
+
+class _RollingBack(sqlite3.Connection):
+    """Lets go of the write lock when it is closed. Otherwise a statement that was not read to its end, and that a
+    traceback of the cancellation still refers to, keeps the transaction open until it is collected.
+    """
+
+    def close(self) -> None:
+        """Rolls back, then closes."""
+        self.rollback()
+        super().close()
 
 
 def _try_sqlite(path: str) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.Image import Image as Picture
 
 from examples import make
+from examples.demo.lessons import LESSONS, caption
 
 FOLDER = Path(make.__file__).parent
 
@@ -63,7 +64,7 @@ class Subject:
 
 def captioned(folder: Path) -> list[tuple[Path, str]]:
     """The folder's pictures in the order of their names, each with what stands in the .txt beside it."""
-    return [(path, path.with_suffix(".txt").read_text().strip()) for path in sorted(folder.glob("*.png"))]
+    return [(path, caption(path)) for path in sorted(folder.glob("*.png"))]
 
 
 def shown(paths: list[tuple[Path, str]]) -> list[Picture]:
@@ -71,19 +72,20 @@ def shown(paths: list[tuple[Path, str]]) -> list[Picture]:
     return [Image.open(path).convert("RGB") for path, _ in paths]
 
 
-def _drawn(name: str, trigger: str, examples: list[make.Example]) -> Subject:
-    return Subject(name, trigger, tuple(e.caption for e in examples), tuple(e.picture for e in examples))
+def _drawn(name: str, examples: list[make.Example]) -> Subject:
+    prompts, wanted = zip(*((example.caption, example.picture) for example in examples), strict=True)
+    return Subject(name, LESSONS[name].trigger, prompts, wanted)
 
 
 def _cat() -> Subject:
-    return Subject("cat", "chelsea cat", ("a photo of a chelsea cat",) * len(ASKED_HATCHED), ())
+    return Subject("cat", LESSONS["cat"].trigger, ("a photo of a chelsea cat",) * len(ASKED_HATCHED), ())
 
 
 SUBJECTS: dict[str, Subject] = {
     subject.name: subject
     for subject in (
-        _drawn("crescent", "moonlet", [make.crescent(*scene) for scene in ASKED_CRESCENTS]),
-        _drawn("hatched", "inkhatch style", [make.inked(*what) for what in ASKED_HATCHED]),
+        _drawn("crescent", [make.crescent(*scene) for scene in ASKED_CRESCENTS]),
+        _drawn("hatched", [make.inked(*what) for what in ASKED_HATCHED]),
         _cat(),
     )
 }

@@ -43,14 +43,16 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(b"")
+        prepare(out, log)
         run(wanted.lesson, wanted.steps, out, log)
     except KeyboardInterrupt:
         print("\nscripts/demo: ended before its time; nothing is left running", file=sys.stderr)
         return 130
     except (DemoFailed, httpx.HTTPError, OSError) as error:
-        print(f"scripts/demo: {error}\nThe service's log: {log}", file=sys.stderr)
+        sentence = f"the service does not answer: {error}" if isinstance(error, httpx.HTTPError) else error
+        print(f"scripts/demo: {sentence}", file=sys.stderr)
+        if log.exists():
+            print(f"The service's log: {log}", file=sys.stderr)
         return 1
     return 0
 
@@ -87,6 +89,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def prepare(out: Path, log: Path) -> None:
+    """Makes the folder for the pictures, and begins the log in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+    except OSError as error:
+        raise DemoFailed(f"--out {out} cannot be written to: {error.strerror}") from error
+
+
 def run(lesson: Lesson, steps: int, out: Path, log: Path) -> None:
     """The demo, from the service's start to the pictures."""
     display = Display()
@@ -98,7 +109,7 @@ def run(lesson: Lesson, steps: int, out: Path, log: Path) -> None:
             prompts = [*lesson.prompts, lesson.control]
             before, after = draw(prompts, lora, Path(scratch) / "drawn", log)
             said(f"drew {len(prompts)} prompts without the LoRA and with it")
-    title = f"'{lesson.trigger}', taught in {steps} steps"
+    title = f"tiny-shapes learns '{lesson.trigger}' from {len(lesson.pictures())} pictures, in {steps} steps"
     taught = [opened(picture) for picture in lesson.pictures()]
     pages.grid(pages.Comparison(title, taught, prompts, before, after)).save(out / "before-after.png", optimize=True)
     pages.loss_curve(losses, f"{title}: loss by step").save(out / "loss.png", optimize=True)

@@ -24,7 +24,7 @@ from examples.demo.failure import DemoFailed
 
 TIMEOUT = 60.0  # seconds without a byte; a quiet event stream sends an empty line every 15
 SILENCE = 180.0  # seconds without an event; loading a large base may take a minute
-RETRIES = 5  # of a broken event stream, in a row
+RETRIES = 5  # of a broken event stream before the next event comes
 PAUSE = 1.0  # seconds before each
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -76,21 +76,23 @@ class Client:
         Raises:
             DemoFailed: Nothing has happened for long, or the service is gone.
         """
-        last_id, heard, retries = 0, time.monotonic(), 0
+        last_id, heard, broken = 0, time.monotonic(), 0
         while True:
             try:
                 for event in self._stream(tune_id, last_id):
                     if event is not None:
-                        last_id, heard, retries = event["id"], time.monotonic(), 0
+                        last_id, heard, broken = event["id"], time.monotonic(), 0
                         yield event["event"]
                         if event["event"].get("status") in ENDED:
                             return
                     elif time.monotonic() - heard > SILENCE:
                         raise DemoFailed(f"nothing has happened to the tune for {SILENCE:.0f} s")
+                why = "it ended before the tune did"
             except httpx.TransportError as error:
-                if retries == RETRIES:
-                    raise DemoFailed(f"the event stream broke {RETRIES + 1} times in a row: {error}") from error
-            retries += 1
+                why = str(error)
+            broken += 1
+            if broken > RETRIES:
+                raise DemoFailed(f"the event stream broke {broken} times in a row: {why}")
             time.sleep(PAUSE)
 
     def _stream(self, tune_id: str, after: int) -> Iterator[dict[str, Any] | None]:

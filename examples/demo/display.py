@@ -39,7 +39,7 @@ class Display:
     @contextmanager
     def tuning(self, steps: int) -> Iterator[Bar]:
         """The part with the bar."""
-        with self._timed("tune") as said, self._live(BarColumn()) as progress:
+        with self._timed("tune") as said, self._live(BarColumn(14)) as progress:
             task = progress.add_task(f"  {'tune':<{NAMES}}", total=steps, state="waits for the trainer")
             yield Bar(progress, task, steps, self)
             said(f"{steps} steps made")
@@ -81,11 +81,11 @@ class Bar:
         self._progress.update(self._task, completed=step, state=line)
         tenths = step * LINES // self._steps
         if self._progress.disable and tenths > self._tenths:
-            self._display.say(f"    {line}")
+            self._display.say(f"    step {line}")
         self._tenths = tenths
 
 
 def progress_line(step: int, steps: int, loss: float, speed: float) -> str:
     """Where a tune is. speed: steps a second; 0 where it is not known yet."""
-    left = f"{(steps - step) / speed:.0f} s left" if speed > 0 else "time left unknown"
-    return f"step {step}/{steps}  loss {loss:.4f}  {speed:.1f} steps/s  {left}"
+    pace = f"{speed:.1f} steps/s  {(steps - step) / speed:.0f} s left" if speed > 0 else ""
+    return f"{step}/{steps}  loss {loss:.4f}  {pace}".rstrip()

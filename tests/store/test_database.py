@@ -90,6 +90,35 @@ async def test_a_cancelled_caller_gives_its_turn_to_the_next(database: Database)
         await keys.create_tenant(database, "after")
 
 
+async def test_a_write_that_is_cancelled_twice_ends_and_hinders_nobody(database: Database) -> None:
+    async def write_slowly() -> None:
+        many = (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT count(*) FROM n"
+        )
+        async with database.write() as transaction:
+            await transaction.execute(insert(tenants).values(**tenant("a"), created_at=now()))
+            began.set()
+            await transaction.execute(text(many))
+
+    before, began = asyncio.all_tasks(), asyncio.Event()
+    writing = asyncio.create_task(write_slowly())
+    await began.wait()
+    await asyncio.sleep(0.01)  # the statement is under way
+    while not writing.done():
+        writing.cancel()
+        await asyncio.sleep(0)
+    left = asyncio.all_tasks() - before - {writing}
+    for task in left:
+        task.cancel()  # as the event loop's end does
+
+    assert writing.cancelled()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*left, return_exceptions=True)
+        async with database.write() as transaction:
+            await transaction.execute(insert(tenants).values(**tenant("b"), created_at=now()))
+    assert await names(database) == ["b"]
+
+
 async def test_the_clock_can_be_moved(database: Database) -> None:
     async def time() -> float:
         async with database.read() as connection:

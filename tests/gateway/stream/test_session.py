@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from gateway.session import Session
 from store import assets, events, leases, reports
 from store.errors import DatabaseAway
 from store.states import TuneState
@@ -199,6 +200,24 @@ async def test_a_snapshot_is_verified_and_comes_with_the_next_assign(stage: Stag
     assert (again.lease.epoch, again.snapshot.step, again.snapshot.sha256) == (2, 2, sha256)
     assert again.snapshot.url
     assert (await stage.until(tune.id, TuneState.RUNNING)).attempts == 1
+
+
+async def test_a_stream_that_is_cancelled_as_its_trainer_ends_it_is_cancelled(stage: Stage) -> None:
+    class Both:
+        async def read(self) -> object:
+            serving.cancel()
+            return grpc.aio.EOF
+
+        async def write(self, message: pb.GatewayMessage) -> None:
+            """Nothing is said."""
+
+    gateway = await stage.gateway()
+    session = Session("trainer-1", pb.Hello(session_id="session-1"), gateway.dispatcher.desk)
+
+    serving = asyncio.create_task(session.run(Both()))
+    await asyncio.wait([serving])
+
+    assert serving.cancelled()  # grpc never ends an rpc that returns in spite of it
 
 
 async def test_a_damaged_snapshot_is_a_warning(stage: Stage) -> None:
