@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, insert, or_, select, update
 
 from store import keys
 from store.database import Database, Transaction
@@ -109,20 +109,14 @@ async def find(db: Database, tenant_id: str, id_or_name: str) -> Asset:
     """
     owner, _, name = id_or_name.rpartition(":")
     if owner:  # names have no colon
-        query = _named(name).where(
-            assets.c.tenant_id == select(tenants.c.id).where(tenants.c.name == owner).scalar_subquery()
-        )
+        statement = _OWNED
     elif id_or_name.startswith("asset_"):
-        query = _LIVING.where(or_(assets.c.id == id_or_name, assets.c.name == id_or_name))
-        query = query.order_by(assets.c.id != id_or_name)
+        statement = _BY_ID_OR_NAME
     else:
-        query = _named(name)
-    mine = assets.c.tenant_id == tenant_id
-    newest = query.where(or_(mine, assets.c.is_public)).order_by(
-        mine.desc(), assets.c.created_at.desc(), assets.c.id.desc()
-    )
+        statement = _NAMED
+    given = {"tenant": tenant_id, "owner": owner, "id": id_or_name, "name": name or id_or_name}
     async with db.read() as connection:
-        row = (await connection.execute(newest.limit(1))).first()
+        row = (await connection.execute(statement, given)).first()
     if row is None:
         raise NotFound(f"there is no asset {id_or_name}")
     return record(Asset, row)
@@ -131,8 +125,20 @@ async def find(db: Database, tenant_id: str, id_or_name: str) -> Asset:
 _LIVING = select(assets).where(assets.c.deleted_at.is_(None))
 
 
-def _named(name: str) -> Select[Any]:
-    return _LIVING.where(assets.c.name == name)
+def _first_of(query: Select[Any], *order: ColumnElement[Any]) -> Select[Any]:
+    """Of what the tenant may see: its own first, then the newest."""
+    mine = assets.c.tenant_id == bindparam("tenant")
+    newest = (*order, mine.desc(), assets.c.created_at.desc(), assets.c.id.desc())
+    return query.where(or_(mine, assets.c.is_public)).order_by(*newest).limit(1)
+
+
+# Made once: making a statement costs as much as executing it.
+_IS_NAMED = assets.c.name == bindparam("name")
+_IS_IT = assets.c.id == bindparam("id")
+_OWNER = select(tenants.c.id).where(tenants.c.name == bindparam("owner")).scalar_subquery()
+_NAMED = _first_of(_LIVING.where(_IS_NAMED))
+_OWNED = _first_of(_LIVING.where(_IS_NAMED, assets.c.tenant_id == _OWNER))
+_BY_ID_OR_NAME = _first_of(_LIVING.where(or_(_IS_IT, _IS_NAMED)), assets.c.id != bindparam("id"))
 
 
 async def find_many(db: Database, tenant_id: str, ids: Sequence[str]) -> dict[str, Asset]:
@@ -262,7 +268,7 @@ async def publish(
     columns = described({**(data or {}), "engine": engine})
     async with db.write() as transaction:
         owner, _ = await keys.tenant_named(transaction, owner_name)  # its row's lock keeps a second gateway out
-        mine = _named(name).where(assets.c.tenant_id == owner.id, assets.c.asset_type == "checkpoint")
+        mine = _LIVING.where(assets.c.name == name, assets.c.tenant_id == owner.id, assets.c.asset_type == "checkpoint")
         known = (await transaction.execute(mine.where(assets.c.is_public).limit(1))).first()
         if known is None:
             values: dict[str, Any] = {

@@ -78,7 +78,7 @@ class Database:
         self._beater = beater
         self._groups: dict[object, GroupCommit[Any, Any, Transaction]] = {}
         reads, writes = _connections(reader), _connections(writer)
-        if reader is writer:  # one pool for both: half of it each, so that neither starves the other
+        if reader.pool is writer.pool:  # one for both: half of it each, so that neither starves the other
             reads, writes = writes - writes // 2, writes // 2
         self._reads = Turns(reads)
         self._writes = Turns(writes)
@@ -129,7 +129,7 @@ class Database:
         async with self._reads.turn():
             with _away():
                 async with self._reader.connect() as connection:
-                    yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+                    yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
@@ -168,7 +168,7 @@ class Database:
         for group in self._groups.values():
             await group.close()
         await self.wakeups.close()
-        for engine in {id(engine): engine for engine in (self._reader, self._writer, self._beater)}.values():
+        for engine in {id(engine.pool): engine for engine in (self._reader, self._writer, self._beater)}.values():
             await engine.dispose()
 
     async def move_clock(self, seconds: float) -> None:
@@ -198,7 +198,11 @@ def _open_sqlite(url: URL, pool_size: int) -> Database:
         return await _Connection(path)
 
     limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "async_creator": connect}
-    reader = create_async_engine(url, pool_size=max(1, pool_size // 2), **limits)
+    # Each call of the driver is a change of threads, and callers read at every request: so a connection that only reads
+    # is set to autocommit once, and has nothing to roll back when it is given back.
+    reader = create_async_engine(
+        url, pool_size=max(1, pool_size // 2), isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **limits
+    )
     writer = create_async_engine(url, pool_size=1, **limits)
     database = Database(reader, writer, writer, LocalWakeups())
 
@@ -255,7 +259,8 @@ def _open_postgresql(url: URL, pool_size: int, *, wakeups: bool) -> Database:
     engine = create_async_engine(url, pool_size=pool_size, **limits)
     beater = create_async_engine(url, pool_size=1, **limits)
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    return Database(engine, engine, beater, PostgresWakeups(plain) if wakeups else LocalWakeups())
+    reader = engine.execution_options(isolation_level="AUTOCOMMIT")  # the same pool
+    return Database(reader, engine, beater, PostgresWakeups(plain) if wakeups else LocalWakeups())
 
 
 def _prepare_sqlite(connection: Any, database: Database) -> None:  # noqa: ANN401  # SQLAlchemy's adapter has no public type

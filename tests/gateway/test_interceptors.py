@@ -111,6 +111,7 @@ async def test_a_rule_broken_is_told_with_every_violation(native: Native) -> Non
     found = {v.field: v.reason for v in details(rich, BadRequest).field_violations}
     assert found == {"name": "NAME_DOTS", "details": "REQUIRED"}
     assert details(rich, ErrorInfo).domain == "tunesmith"
+    await asyncio.wait_for(native.ended.wait(), 5)  # the answer is sent a moment before the rpc ends
     assert native.rpcs == [("CreateTune", "INVALID_ARGUMENT")]
 
 
@@ -143,6 +144,7 @@ async def test_a_fault_of_ours_leaks_nothing(native: Native) -> None:
 
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "hunter2" not in f"{error.details()}{rich}{error.trailing_metadata()}"
+    await asyncio.wait_for(native.ended.wait(), 5)  # the answer is sent a moment before the rpc ends
     assert native.rpcs == [("GetTune", "INTERNAL")]
 
 
@@ -150,6 +152,7 @@ async def test_a_servicers_own_abort_stays_as_it_is(native: Native) -> None:
     error, _ = await refusal_of(native.stub.GetTune(api.GetTuneRequest(id="aborts"), metadata=KEY))
 
     assert (error.code(), error.details()) == (grpc.StatusCode.ABORTED, "On purpose.")
+    await asyncio.wait_for(native.ended.wait(), 5)  # the answer is sent a moment before the rpc ends
     assert native.rpcs == [("GetTune", "ABORTED")]
 
 
