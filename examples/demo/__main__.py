@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -42,6 +43,9 @@ def main() -> int:
     # SIGTERM ends it as Ctrl-C does, also where a shell has started it in the background with Ctrl-C turned off.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    for name in ("TUNESMITH_THREADS", "OMP_NUM_THREADS"):
+        # So small a model is as fast on one core, and several would wait for whatever else the machine is busy with.
+        os.environ.setdefault(name, "1")
     try:
         prepare(out, log)
         run(wanted.lesson, wanted.steps, out, log)
