@@ -50,7 +50,7 @@ class Cycle:
 # Colours are learned in the first. What shape a picture will have is settled in stronger noise than one would think,
 # between steps 450 and 900 of 1,000: a plain shape fills dozens of latents and is seen through noise that hides each of
 # them. After the first cycle shapes were still blobs; the others look where they are made.
-CYCLES = (Cycle(steps=10_500, middle=-0.3), Cycle(steps=10_000, middle=0.8), Cycle(steps=12_000, middle=0.8))
+CYCLES = (Cycle(steps=10_500, middle=-0.3), Cycle(steps=10_000, middle=0.8), Cycle(steps=9_500, middle=0.8))
 
 
 @dataclass(frozen=True)
