@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.trainer.tiny import ENGINE, Bench
+from trainer.engine.families.sd15 import StableDiffusion15
 from trainer.failures import CheckpointRefused, CheckpointUnreadable
 from trainer.pipe import CheckpointSource, PictureFile
 
+ALIGNMENT = 64  # bytes, of what torch itself allocates on a CPU
 LAYERS = 1  # residual layers in a block of the tiny U-Net
 
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0"}
@@ -45,6 +47,16 @@ def test_a_single_file_trains_as_the_folder_of_the_same_weights(
 
     assert bench.shop.residence.loads == 2
     assert from_file.sha256 == from_folder.sha256
+
+
+def test_weights_are_moved_to_where_every_kernel_adds_up_in_the_same_order(
+    tiny_base: Path, single_file: CheckpointSource
+) -> None:
+    for source in (CheckpointSource("folder", str(tiny_base), "tiny"), single_file):
+        base = StableDiffusion15.load(source, torch.device("cpu"), "fp32")
+
+        weights = [weight for part in (base.denoiser, base.vae, base.text) for weight in part.parameters()]
+        assert {weight.data_ptr() % ALIGNMENT for weight in weights} == {0}
 
 
 def test_without_a_tokenizer_it_is_refused_with_what_is_missing(

@@ -131,4 +131,8 @@ def _from_single_file(path: Path, configs: Path, dtype: torch.dtype) -> tuple[An
 
 
 def _frozen(part: Part) -> Part:
+    # Loaders map weights from where they lie in the file, mostly at odd addresses, and a processor's matrix kernels may
+    # add up in another order there: the same weights out of another file would then train another LoRA.
+    for weight in (*part.parameters(), *part.buffers()):
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
     return part.requires_grad_(False).eval()
