@@ -1,13 +1,14 @@
 """Makes tiny-shapes from nothing: `python -m trainer.bases.tiny_shapes.train --out DIR --run DIR`.
 
 In order: the vocabulary, the VAE, a pool of latents, then U-Net and text encoder. Each stage leaves a checkpoint in
-the run folder, and the same command started again goes on from there. Knows nothing of tunes.
+the run folder, and the same command started again goes on from there. `--from DIR` takes a finished model further: its
+VAE stays, and the cycles that it has not seen follow. Knows nothing of tunes.
 """
 
 import argparse
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -46,14 +47,15 @@ def main() -> None:
     torch.set_flush_denormal(True)
     wanted.run.mkdir(parents=True, exist_ok=True)
     tokenizer = vocabulary.build()
-    vae = autoencoder.train(wanted.run, wanted.vae_steps, wanted.seed)
+    begun = load(wanted.begin) if wanted.begin else None
+    vae = begun.vae if begun else autoencoder.train(wanted.run, wanted.vae_steps, wanted.seed)
     pool = latents(vae, wanted.run, wanted.pool, wanted.seed)
 
     def preview(model: diffusion.Denoiser, step: int) -> None:
         if step % wanted.preview_every == 0:
             grid(pipeline(model, vae, tokenizer), wanted.run / f"preview-{step:06d}.png")
 
-    model = diffusion.train(pool, tokenizer, wanted.run, wanted.seed, preview)
+    model = diffusion.train(pool, tokenizer, wanted.run, wanted.seed, preview, begun.denoiser if begun else None)
     ship(pipeline(model, vae, tokenizer), wanted.out)
     log.info("The model is in %s.", wanted.out)
 
@@ -63,12 +65,35 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished diffusers pipeline")
     parser.add_argument("--run", type=Path, default=Path("tiny-shapes-run"), help="folder for checkpoints and logs")
+    parser.add_argument("--from", dest="begin", type=Path, help="a folder that this made, to be trained further")
     parser.add_argument("--vae-steps", type=int, default=1400)
     parser.add_argument("--pool", type=int, default=24_576, help="pictures drawn and encoded for the U-Net")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--preview-every", type=int, default=500, help="steps between sample grids")
     return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a folder made by `ship` gives to begin with."""
+
+    vae: autoencoder.Vae
+    """Normalised, in fp32."""
+    denoiser: diffusion.Begun
+    """Its U-Net and text encoder."""
+
+
+def load(folder: Path) -> Finished:
+    """A folder that `ship` made, in fp32; its weights keep what fp16 left of them."""
+    stock: Any = StableDiffusionPipeline
+    made: Pipeline = stock.from_pretrained(folder, dtype=torch.float32)
+    model = diffusion.Denoiser(len(made.tokenizer))
+    model.unet.load_state_dict(made.unet.state_dict())
+    model.text.load_state_dict(made.text_encoder.state_dict())
+    steps = json.loads((folder / "tunesmith.json").read_text())["training"]["steps"]
+    vae = made.vae.to(memory_format=torch.channels_last).eval()
+    return Finished(vae, diffusion.Begun(model.state_dict(), steps))
 
 
 @torch.no_grad()
@@ -124,7 +149,8 @@ def ship(made: Pipeline, out: Path) -> None:
     """Writes the pipeline folder in fp16 safetensors, with the tokenizer's older files beside its new one."""
     made.to(torch.float16).save_pretrained(out, safe_serialization=True)
     vocabulary.save(made.tokenizer, out / "tokenizer")
-    (out / "tunesmith.json").write_text(json.dumps({"hyperparameters": TUNED_WITH}, indent=2) + "\n")
+    said = {"hyperparameters": TUNED_WITH, "training": {"steps": sum(cycle.steps for cycle in diffusion.CYCLES)}}
+    (out / "tunesmith.json").write_text(json.dumps(said, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -99,15 +99,17 @@ def draw(scene: Scene, rng: Random) -> Pixels:
     return paint(scene.shape, middle, radius, turn, ink, ground)
 
 
-def caption(scene: Scene, rng: Random, complete: bool = False) -> str:
+def caption(scene: Scene, rng: Random, complete: bool = False, thorough: bool = False) -> str:
     """One way to say the scene. Size and place are often left out, colour and background now and then.
 
     complete: always name shape, colour and background, as the quality benchmark needs it.
+    thorough: always name size and place too.
     """
-    size = rng.choice(SIZE_WORDS[scene.size]) if rng.random() < 0.55 else ""
+    complete = complete or thorough
+    size = rng.choice(SIZE_WORDS[scene.size]) if thorough or rng.random() < 0.55 else ""
     colour = scene.colour if complete or rng.random() < 0.95 else ""
     background = scene.background if complete or rng.random() < 0.95 else ""
-    where = rng.choice(place_words(scene.place)) if rng.random() < 0.45 else ""
+    where = rng.choice(place_words(scene.place)) if thorough or rng.random() < 0.45 else ""
     opening = rng.choice(OPENINGS)
     thing = with_article(size, colour, scene.shape)
     order = rng.random()
