@@ -26,7 +26,7 @@ Pipeline = Any  # a StableDiffusionPipeline: diffusers leaves it untyped
 
 BARS = {"background": 0.95, "colour": 0.95, "shape": 0.85}  # least share of pictures
 STEPS = 25  # of DDIM
-GUIDANCE = 4.0
+GUIDANCE = 7.5  # StableDiffusionPipeline's own default
 JUDGE_BAR = 0.98  # least share of drawn pictures that the judge names rightly
 
 

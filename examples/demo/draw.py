@@ -44,9 +44,9 @@ def arguments() -> argparse.Namespace:
 
 
 def draw(pipeline: Any, prompts: Sequence[str], out: Path, name: str) -> None:  # noqa: ANN401
-    """One picture a prompt, 25 steps, guidance 4. The noise depends on the prompt's place alone."""
+    """One picture a prompt; 25 steps, guidance 7.5, the pipeline's own. The noise depends on the prompt's place."""
     noises = [torch.Generator().manual_seed(place) for place in range(1, len(prompts) + 1)]
-    drawn = pipeline(list(prompts), num_inference_steps=25, guidance_scale=4.0, generator=noises)
+    drawn = pipeline(list(prompts), num_inference_steps=25, guidance_scale=7.5, generator=noises)
     for place, picture in enumerate(drawn.images, start=1):
         picture.save(out / f"{name}-{place}.png")
 

@@ -130,7 +130,7 @@ def test_a_caption_gives_a_picture_on_the_background_it_names(pipeline: Pipeline
     noise = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     captions = ["a small red star on a blue background", "a small black circle on a yellow background"]
 
-    shown = pipeline(captions, num_inference_steps=8, guidance_scale=4.0, generator=noise, output_type="np").images
+    shown = pipeline(captions, num_inference_steps=8, guidance_scale=7.5, generator=noise, output_type="np").images
 
     seen = [nearest_colour(np.median(picture.reshape(-1, 3) * 255, axis=0)) for picture in shown]
     assert seen == ["blue", "yellow"]

@@ -54,12 +54,12 @@ def samples(seed: int, columns: int = 8, rows: int = 4) -> Picture:
 
 
 def generated(captions: Sequence[str], seed: int) -> list[Picture]:
-    """One picture for each caption: 25 DDIM steps, guidance 4."""
+    """One picture for each caption: 25 DDIM steps, guidance 7.5."""
     stock: Any = StableDiffusionPipeline
     pipeline = stock.from_pretrained(tiny_shapes.path(), dtype=torch.float32)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)  # type: ignore[no-untyped-call]
     noises = [torch.Generator().manual_seed(seed * 1000 + k) for k in range(len(captions))]
-    shown = pipeline(list(captions), num_inference_steps=25, guidance_scale=4.0, generator=noises)
+    shown = pipeline(list(captions), num_inference_steps=25, guidance_scale=7.5, generator=noises)
     pictures: list[Picture] = shown.images
     return pictures
 

@@ -140,7 +140,7 @@ def grid(made: Pipeline, path: Path) -> None:
     """Two pictures for each of the eight captions, side by side."""
     prompts = [prompt for prompt in PREVIEWED for _ in range(2)]
     seeds = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
-    shown = made(prompts, num_inference_steps=20, guidance_scale=4.0, generator=seeds, output_type="np").images
+    shown = made(prompts, num_inference_steps=20, guidance_scale=7.5, generator=seeds, output_type="np").images
     rows = shown.reshape(2, 8, world.SIDE, world.SIDE, 3).transpose(0, 2, 1, 3, 4)
     Image.fromarray((rows.reshape(2 * world.SIDE, 8 * world.SIDE, 3) * 255).round().astype(np.uint8)).save(path)
 
