@@ -7,9 +7,11 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,7 @@ class Child:
             pass_fds=(self._inherited,),
             # A session of its own: the terminal's Ctrl-C reaches `up` alone, which ends its children in order.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=partial(_die_with_parent, os.getpid()),
         )
         self.pid = process.pid
         waiting = asyncio.create_task(self._announce(on_ready))
@@ -130,10 +132,12 @@ class Child:
             await process.wait()
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """The kernel kills the child when `up` dies, however it dies: nothing is left behind to hold ports or the GPU."""
     if sys.platform == "linux":  # elsewhere an orphan has to be ended by hand
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
 
 
 def _said(code: int) -> str:

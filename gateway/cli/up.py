@@ -137,6 +137,8 @@ class Up:
             for name in self._trainer_ids
         ]
         serving = asyncio.Event()
+        if self._ready_file is not None:
+            self._ready_file.unlink(missing_ok=True)  # one that was killed has left its own: dead pids, old ports
 
         def gateway_ready() -> None:
             # A restarted gateway takes the same ports: callers and trainers know them by now.
