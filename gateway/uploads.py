@@ -1,19 +1,20 @@
 """An upload's way from incoming/ to its final key. Called by the asset servicer; knows objects, judges and the store's
 assets, and no message.
 
-    incoming/assets/ID  --move-->  assets/ID/unjudged  --judged, hashed, moved-->  assets/ID/SHA256
-    a PUT is signed for it         none ever was, so what is judged is what is kept; a gateway that dies
-                                   on the way leaves it there, and the next CompleteUpload goes on
+    incoming/assets/ID  --move-->  assets/ID/unjudged-NONCE  --judged, hashed, moved-->  assets/ID/SHA256
+    a PUT is signed for it         none ever was, and no other call moves anything there: what is judged is what is
+                                   kept; a gateway that dies on the way leaves it, and the next CompleteUpload goes on
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 import structlog
@@ -61,7 +62,8 @@ class Uploads:
         self._max_weights_bytes = max_weights_bytes
         self._turns = asyncio.Semaphore(AT_ONCE)
         # One lock an asset that is being completed here; another gateway's attempt meets ours in the store.
-        self._locks: dict[str, asyncio.Lock] = {}
+        # A lock is there for as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def complete(self, tenant_id: str, asset_id: str, *, skip_validation: bool = False) -> Asset:
         """Judges what was uploaded. An asset that was judged before comes back as it is.
@@ -70,7 +72,7 @@ class Uploads:
             NotFound: The tenant has no such asset.
             Refusal: Nothing was uploaded, or too much.
         """
-        async with self._lock(asset_id), self._turns:
+        async with self._locks.setdefault(asset_id, asyncio.Lock()), self._turns:
             for last in (False, True):
                 row = await assets.find(self._database, tenant_id, asset_id)
                 if row.id != asset_id or row.tenant_id != tenant_id:
@@ -90,19 +92,9 @@ class Uploads:
             return await self._judge_picture(row, key)
         return await self._judge_weights(row, key, size_bytes, skip_validation)
 
-    @contextlib.asynccontextmanager
-    async def _lock(self, asset_id: str) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(asset_id, asyncio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._locks.pop(asset_id, None)
-
     async def _take(self, row: Asset) -> tuple[str, int]:
         """Moves the bytes out of every caller's reach; answers where they are and how many."""
-        key = f"assets/{row.id}/unjudged"
+        key = f"assets/{row.id}/unjudged-{secrets.token_hex(8)}"
         with contextlib.suppress(ObjectMissing):
             await self._objects.move(incoming_key(row.id), key)
         # A gateway may have died on the way: then they lie here already, or under their hash and only the row is late.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from PIL import Image
 
+from gateway.judges import Judges
+from gateway.pictures import Judgement
 from gateway.uploads import incoming_key
 from tunesmith.v1 import asset_pb2, asset_service_pb2
 
@@ -96,7 +99,7 @@ async def test_completions_at_the_same_time_make_one_asset(tenant: Any, service:
 async def test_completion_goes_on_where_a_gateway_died_after_the_move(tenant: Any, service: Any, ask: Any) -> None:
     created = await tenant.assets.CreateAsset(ask.file())
     await service.put(created.asset.id, ask.png())
-    await service.objects.move(incoming_key(created.asset.id), f"assets/{created.asset.id}/unjudged")
+    await service.objects.move(incoming_key(created.asset.id), f"assets/{created.asset.id}/unjudged-1")
 
     await tenant.assets.CompleteUpload(complete(created.asset.id))
 
@@ -124,6 +127,30 @@ async def test_later_put_changes_nothing_of_a_ready_asset(tenant: Any, service: 
     assert (await tenant.assets.GetAsset(get(asset.id))).asset == asset
     key = f"assets/{asset.id}/{hashlib.sha256(ask.png('teal')).hexdigest()}"
     assert await service.objects.stat(key) == asset.size_bytes
+
+
+async def test_put_amid_a_judgement_changes_nothing_of_what_is_judged(
+    tenant: Any, service: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = await tenant.assets.CreateAsset(ask.file())
+    await service.put(created.asset.id, ask.png("teal"))
+    judge, others = Judges.judge, 0
+
+    async def judge_while_another_call_completes(judges: Judges, path: Path) -> Judgement:
+        nonlocal others
+        judgement = await judge(judges, path)
+        if others == 0:  # as a second gateway would: it knows nothing of this one's locks
+            others += 1
+            await service.put(created.asset.id, ask.png("red"))
+            await service.objects.move(incoming_key(created.asset.id), f"assets/{created.asset.id}/unjudged-another")
+        return judgement
+
+    monkeypatch.setattr(Judges, "judge", judge_while_another_call_completes)
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+
+    assert others == 1
+    kept = hashlib.sha256(ask.png("teal")).hexdigest()
+    assert await service.objects.hash(f"assets/{created.asset.id}/{kept}") == (kept, len(ask.png("teal")))
 
 
 async def test_completion_without_an_upload_is_refused(tenant: Any, ask: Any) -> None:
