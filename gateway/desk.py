@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.results import Results
@@ -46,3 +47,5 @@ class Desk:
     """Wakes the dispatcher."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Runs something that outlives the stream."""
+    started: float = field(default_factory=time.monotonic)
+    """When this gateway began; monotonic."""

@@ -114,7 +114,8 @@ class Session:
         """Restates what the trainer holds; Welcome is the first thing that it hears."""
         settings = self._desk.settings
         held = [leases.Held(self._lease(each.lease), each.result_pending) for each in self._hello.held]
-        actions = await leases.restate(self._desk.database, self.trainer_id, held, settings.lease_seconds)
+        uptime = time.monotonic() - self._desk.started
+        actions = await leases.restate(self._desk.database, self.trainer_id, held, settings.lease_seconds, uptime)
         welcome = pb.Welcome(
             lease=assignments.duration(settings.lease_seconds),
             heartbeat=assignments.duration(settings.heartbeat_seconds),

@@ -4,6 +4,7 @@ gateway/session; knows no stream. What an attempt reports is in reports.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from sqlalchemy import Float, String, and_, bindparam, case, cast, or_, select, true, update
@@ -129,19 +130,22 @@ _RENEW = (
 
 
 async def restate(
-    db: Database, trainer_id: str, held: Sequence[Held], lease_seconds: float
+    db: Database, trainer_id: str, held: Sequence[Held], lease_seconds: float, uptime_seconds: float = math.inf
 ) -> dict[LeaseRef, HeldAction]:
     """A Hello: says for each restated attempt what to do with it, extends those that go on, and ends every other lease
     of the trainer at once.
+
+    `uptime_seconds`: how long the gateway that asks has run. A lease older than that fell with the gateway, by a power
+    cut perhaps: no sign that its tune kills trainers.
     """
     stated = {(each.lease.tune_id, each.lease.epoch): each for each in held if each.lease.trainer_id == trainer_id}
     actions = dict.fromkeys((each.lease for each in held), HeldAction.ABORT)
     async with db.beat() as transaction:
         rows = (await transaction.execute(_HELD, {"trainer": trainer_id})).all()
-        for tune in [record(Tune, row) for row in rows]:
+        for tune, age in [(record(Tune, row), row.now - row.lease_claimed_at) for row in rows]:
             known = stated.get((tune.id, tune.lease_epoch))
             if known is None:
-                await end_lost(transaction, tune)
+                await end_lost(transaction, tune, blamed=age.total_seconds() < uptime_seconds)
                 continue
             await transaction.execute(_EXTEND, {"tune": tune.id, "seconds": lease_seconds})
             actions[known.lease] = HeldAction.SEND_RESULT if known.result_pending else HeldAction.CONTINUE
@@ -150,7 +154,7 @@ async def restate(
 
 #: By the partial index tunes_held; locked in the order of their ids, as everybody locks who locks several.
 _HELD = (
-    select(tunes)
+    select(tunes, now().label("now"))
     .where(tunes.c.lease_trainer_id == bindparam("trainer"), tunes.c.lease_expires_at.is_not(None))
     .order_by(tunes.c.id)
     .with_for_update(key_share=True)

@@ -128,9 +128,12 @@ async def end_attempt(
     return await move(transaction, tune, TuneState.QUEUED, [entry], **values)
 
 
-async def end_lost(transaction: Transaction, tune: Tune) -> Tune:
-    """The lease of a locked tune is over without a report: its trainer died, or no longer knows of it."""
-    return await end_attempt(transaction, tune, "LEASE_ENDED", LOST, counts=tune.state is TuneState.RUNNING)
+async def end_lost(transaction: Transaction, tune: Tune, *, blamed: bool = True) -> Tune:
+    """The lease of a locked tune is over without a report: its trainer died, or no longer knows of it. `blamed`:
+    whether the tune may have killed it, where it was running.
+    """
+    counts = blamed and tune.state is TuneState.RUNNING
+    return await end_attempt(transaction, tune, "LEASE_ENDED", LOST, counts=counts)
 
 
 LOST = "The trainer was lost."

@@ -121,6 +121,16 @@ async def test_hello_says_what_becomes_of_each_attempt(world: World) -> None:
     }
 
 
+async def test_a_tune_that_fell_with_its_gateway_is_not_blamed(world: World) -> None:
+    claim = await world.running()
+    await world.pass_time(10)
+
+    await leases.restate(world.database, "trainer-1", [], LEASE, uptime_seconds=2)
+
+    tune = await world.tune(claim.tune.id)
+    assert (tune.state, tune.crashes, tune.attempts) == (TuneState.QUEUED, 0, 1)
+
+
 async def test_hello_takes_up_an_attempt_whose_lease_has_ended(world: World) -> None:
     claim = await world.running()
     await world.pass_time(2 * LEASE)
