@@ -49,7 +49,7 @@ def tune(row: TuneRow, *, queue_position: int | None = None, pending_reason: str
         tune_type=tune_pb2.TUNE_TYPE_LORA_TUNE,
         details=tune_pb2.TuneDetails(lora_tune=read(row.details, tune_pb2.LoraTune())),
         status=tune_pb2.TuneStatus.Value(f"TUNE_STATUS_{row.state.public.upper()}"),
-        status_details=row.status_details,
+        status_details=row.status_details or pending_reason or "",
         output_lora_ids=row.output_lora_ids,
         result=result(row),
         created_at=timestamp(row.created_at),

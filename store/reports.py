@@ -85,8 +85,16 @@ async def record_event(db: Database, lease: LeaseRef, report_seq: int, kind: str
         values: dict[str, Any] = {}
         if kind == "verdict" and not body.get("accepted") and body["file_id"] not in (*tune.rejected, *tune.unready):
             values = {"rejected": [*tune.rejected, body["file_id"]], "available": max((tune.available or 0) - 1, 0)}
+            if tune.continue_on_rejection:
+                values["status_details"] = f"{tune.status_details} {_left_out(body)}".lstrip()
         await change(transaction, tune, [(kind, body)], reported_seq=report_seq, **values)
     return Outcome.RECORDED
+
+
+def _left_out(verdict: dict[str, Any]) -> str:
+    """A sentence for the tune's owner."""
+    why = str(verdict.get("details") or verdict.get("reason") or "it cannot be used").rstrip(".")
+    return f"Goes on without {verdict['file_id']}: {why}."
 
 
 async def record_recipe(db: Database, lease: LeaseRef, report_seq: int, recipe_json: str, sha256: str) -> Outcome:

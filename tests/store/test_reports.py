@@ -175,6 +175,7 @@ async def test_a_refused_picture_goes_into_the_result(world: World) -> None:
 
     tune = await world.tune(claim.tune.id)
     assert (tune.available, tune.rejected) == (1, [files[1].id])
+    assert tune.status_details == f"Goes on without {files[1].id}: x."
 
 
 async def test_the_first_resolved_recipe_stays_byte_for_byte(world: World) -> None:
