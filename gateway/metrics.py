@@ -25,6 +25,7 @@ from store import trainers, tunes
 from store.database import Database
 from store.tunes import QueueStats
 
+ENGINES = 64  # that get series of their own: a tenant can invent engines for its checkpoints
 PERIOD = 5.0  # seconds between two readings of the database
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds
 
@@ -106,7 +107,8 @@ class Metrics:
             except Exception as exc:  # a metric is no reason to end the gateway, whatever the store throws
                 log.warning(f"The queue could not be counted: {exc}", action="queue_count_failed")
             else:
-                self._engines |= snapshot.queue.queued.keys()
+                room = ENGINES - len(self._engines)
+                self._engines |= set(sorted(snapshot.queue.queued.keys() - self._engines)[:room])
                 self._snapshot, self._read_at = snapshot, time.time()
             await asyncio.sleep(PERIOD)
 
@@ -126,15 +128,20 @@ class Metrics:
         snapshot = self._snapshot
         if snapshot is None:
             return
-        queue, none = snapshot.queue, dict.fromkeys(self._engines, 0)
+        queue = snapshot.queue
         tables: list[tuple[str, str, str, Mapping[str, float]]] = [
             ("tunesmith_tunes", "Tunes that have not ended, by state.", "state", queue.states),
-            ("tunesmith_queue_tunes", "Tunes that wait for a trainer, by engine.", "engine", none | queue.queued),
+            (
+                "tunesmith_queue_tunes",
+                "Tunes that wait for a trainer, by engine.",
+                "engine",
+                self._by_engine(queue.queued, sum),
+            ),
             (
                 "tunesmith_queue_oldest_age_seconds",
                 "How long the oldest waiting tune of an engine has waited.",
                 "engine",
-                none | queue.oldest_seconds,
+                self._by_engine(queue.oldest_seconds, max),
             ),
             (
                 "tunesmith_slots",
@@ -150,6 +157,13 @@ class Metrics:
             yield family
         text = "When the database was last counted, seconds since the epoch."
         yield GaugeMetricFamily("tunesmith_queue_read_timestamp_seconds", text, value=self._read_at)
+
+    def _by_engine(self, values: Mapping[str, float], together: Callable[[list[float]], float]) -> dict[str, float]:
+        """A number for each engine that has a series, and one for all others."""
+        engines = self._engines
+        shown = dict.fromkeys(engines, 0.0) | {name: value for name, value in values.items() if name in engines}
+        others = [value for name, value in values.items() if name not in engines]
+        return shown | ({"other": together(others)} if others else {})
 
 
 class _Queue(Collector):

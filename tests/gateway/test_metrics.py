@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from gateway.config import Address
-from gateway.metrics import Metrics, Snapshot
+from gateway.metrics import ENGINES, Metrics, Snapshot
 from store.tunes import QueueStats
 
 
@@ -42,6 +42,16 @@ async def counted(metrics: Metrics, snapshot: Snapshot) -> None:
     await read.wait()
     await asyncio.sleep(0)
     follower.cancel()
+
+
+async def test_invented_engines_share_one_series() -> None:
+    metrics = Metrics("1.2.3")
+
+    await counted(metrics, snapshot({f"image/{number:03}": 1 for number in range(ENGINES + 36)}))
+
+    text = await asyncio.to_thread(scraped, metrics)
+    assert text.count("tunesmith_queue_tunes{") == ENGINES + 1
+    assert 'tunesmith_queue_tunes{engine="other"} 36.0' in text
 
 
 async def test_scrape_tells_the_newest_snapshot_of_the_queue() -> None:
