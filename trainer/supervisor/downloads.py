@@ -10,15 +10,15 @@ anything behind. A file is fetched once, also when several tunes want it at the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import httpx
 import structlog
@@ -70,7 +70,9 @@ class Downloads:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._slots = asyncio.Semaphore(PARALLEL)
-        self._under_way: dict[str, asyncio.Lock] = {}
+        # One fetch of the same content at a time; the second one then finds it there. A lock is there for as long as
+        # somebody holds it or waits for it.
+        self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def startup(self) -> None:
         """Sweeps what an earlier process left half done. Blocks."""
@@ -83,7 +85,7 @@ class Downloads:
         Raises:
             DownloadFailed: It cannot be had, or is not what it should be.
         """
-        async with self._alone(wanted.sha256), self._slots:
+        async with self._under_way.setdefault(wanted.sha256, asyncio.Lock()), self._slots:
             path = self._folder / wanted.sha256[:2] / wanted.sha256
             if path.exists():
                 os.utime(path)  # prune goes by it
@@ -130,23 +132,15 @@ class Downloads:
                         if size > wanted.size_bytes:
                             raise _Mismatch(f"it is larger than the {wanted.size_bytes} bytes that it should have")
                         await asyncio.to_thread(_store, out.write, digest.update, chunk)
+                    # Before it gets its name: after a power cut, too, what has one must be whole.
+                    out.flush()
+                    await asyncio.to_thread(os.fsync, out.fileno())
             if size != wanted.size_bytes or digest.hexdigest() != wanted.sha256:
                 raise _Mismatch(f"{size} bytes with SHA-256 {digest.hexdigest()} came, {wanted.sha256} was wanted")
             path.parent.mkdir(exist_ok=True)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, sha256: str) -> AsyncIterator[None]:
-        """One fetch of the same content at a time; the second one then finds it there."""
-        lock = self._under_way.setdefault(sha256, asyncio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._under_way.pop(sha256, None)
 
     def _prune(self, keep_since: float) -> None:
         files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._folder.glob("??/*")]

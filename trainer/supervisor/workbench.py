@@ -319,8 +319,10 @@ class Workbench:
             return await self._abandon(report.lease, str(exc))
         except UrlRefused as exc:
             log.error("An upload is refused", lease=str(report.lease), why=str(exc))  # its report will be told so too
-        except FileNotFoundError:
-            log.error("A file of the spool is gone", lease=str(report.lease), name=name)  # the gateway will say so too
+        except (OSError, httpx.InvalidURL) as exc:
+            # The file is gone or cannot be read, or the URL is none. Its report goes out all the same: the gateway
+            # finds nothing uploaded and lets another attempt follow, where silence would keep the lease for ever.
+            log.error("A file of the spool cannot be sent", lease=str(report.lease), name=name, why=str(exc))
         report.uploaded = True
         self.reports_waiting.set()
         return None
