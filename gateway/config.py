@@ -65,7 +65,7 @@ class Settings(BaseSettings):
 
     #: Where callers reach HTTP, as signed URLs will say. Unset: the address that HTTP is bound to.
     public_url: str | None = None
-    #: HTTP/JSON API, signed URLs, dashboard.
+    #: HTTP/JSON API and signed URLs.
     http: Listen = Address("127.0.0.1", 8080)
     #: gRPC API, for callers and trainers.
     grpc: Listen = Address("127.0.0.1", 50051)

@@ -48,8 +48,8 @@ from store.objects.local import LocalObjects
 from tunesmith.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 from tunesmith.v1 import asset_service_pb2, asset_service_pb2_grpc, tune_service_pb2, tune_service_pb2_grpc
 
-#: protocol.md, "gRPC settings, and the traps around them". Without min_recv_ping_interval a trainer that pings every
-#: 20 s is told to go away after a minute.
+#: Without min_recv_ping_interval a trainer that pings every 20 s is told to go away after a minute: its default is five
+#: minutes.
 GRPC_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
