@@ -27,6 +27,7 @@ class Checkpoint(BaseModel):
     name: str = Field(pattern=r"^[^/?#%:\x00-\x1f\x7f]{1,128}:[^/?#%:\x00-\x1f\x7f]{1,128}$")
     engine: str = Field(pattern=r"^[a-z]+/\S+$")
     builtin: str | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     hugging_face: str | None = Field(None, pattern=r"^[^/\s]+/[^/\s]+$")
     commit: str | None = Field(None, pattern=r"^[0-9a-f]{40}$")
     data_type: Literal["fp16", "fp32", "int4", "int8"] | None = None
@@ -37,6 +38,8 @@ class Checkpoint(BaseModel):
             raise ValueError("wanted either builtin or hugging_face")
         if (self.hugging_face is None) != (self.commit is None):
             raise ValueError("wanted commit beside hugging_face, and only there")
+        if self.sha256 is not None and self.builtin is None:
+            raise ValueError("wanted sha256 only beside builtin")
         return self
 
     @property
@@ -81,5 +84,5 @@ async def publish(database: Database, checkpoints: list[Checkpoint]) -> None:
     for entry in checkpoints:
         owner, name = entry.name.split(":")
         data = {"engine": entry.engine, "data_type": entry.data_type, "file_format": "safetensors"}
-        row = await assets.publish(database, owner, name, entry.engine, entry.source, data)
+        row = await assets.publish(database, owner, name, entry.engine, entry.source, data, entry.sha256)
         log.debug(f"{entry.name} is in the catalogue", action="checkpoint_published", asset_id=row.id)

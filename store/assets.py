@@ -260,12 +260,18 @@ async def _locked(transaction: Transaction, tenant_id: str, asset_id: str) -> As
 
 
 async def publish(
-    db: Database, owner_name: str, name: str, engine: str, source: dict[str, Any], data: dict[str, Any] | None = None
+    db: Database,
+    owner_name: str,
+    name: str,
+    engine: str,
+    source: dict[str, Any],
+    data: dict[str, Any] | None = None,
+    sha256: str | None = None,
 ) -> Asset:
     """Makes or mends a public checkpoint of the catalogue; ready. Safe to repeat, and where two gateways start at
     once.
     """
-    columns = described({**(data or {}), "engine": engine})
+    columns = described({**(data or {}), "engine": engine}) | {"sha256": sha256}
     async with db.write() as transaction:
         owner, _ = await keys.tenant_named(transaction, owner_name)  # its row's lock keeps a second gateway out
         mine = _LIVING.where(assets.c.name == name, assets.c.tenant_id == owner.id, assets.c.asset_type == "checkpoint")

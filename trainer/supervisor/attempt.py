@@ -29,6 +29,7 @@ import structlog
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 from trainer import pipe
+from trainer.bases import digest
 from trainer.supervisor.child import Engine, EngineDied, Slot, TuneMessage
 from trainer.supervisor.downloads import DownloadFailed, Downloads, Wanted
 from trainer.supervisor.leases import Lease, LeaseLost
@@ -163,7 +164,7 @@ class Attempt:
     async def _checkpoint(self) -> pipe.CheckpointSource:
         checkpoint = self._assign.checkpoint
         if checkpoint.HasField("builtin"):
-            return self._builtin(checkpoint.builtin)
+            return await self._builtin(checkpoint.builtin)
         if checkpoint.HasField("hugging_face"):
             there = checkpoint.hugging_face
             return pipe.CheckpointSource(
@@ -176,10 +177,15 @@ class Attempt:
         link.symlink_to(path)
         return pipe.CheckpointSource("single_file", str(link), source.sha256)
 
-    def _builtin(self, builtin: pb.BuiltinCheckpoint) -> pipe.CheckpointSource:
+    async def _builtin(self, builtin: pb.BuiltinCheckpoint) -> pipe.CheckpointSource:
+        """By its content, for the recipe promises the same bytes only on the same base."""
         for folder in _builtin_folders(builtin.name, self._tools.bases):
-            if folder.is_dir():
-                return pipe.CheckpointSource("folder", str(folder), builtin.sha256 or builtin.name)
+            with contextlib.suppress(FileNotFoundError):  # no such folder, or nothing in it: the next one
+                found = await asyncio.to_thread(digest.sha256, folder)
+                if builtin.sha256 not in ("", found):
+                    details = f"this trainer's {builtin.name!r} has the SHA-256 {found}; {builtin.sha256} was wanted"
+                    raise DownloadFailed("CHECKPOINT_DIFFERS", details)
+                return pipe.CheckpointSource("folder", str(folder), found)
         raise DownloadFailed("UNKNOWN_CHECKPOINT", f"this trainer has no builtin checkpoint {builtin.name!r}")
 
     async def _snapshot(self) -> str | None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.trainer.supervisor.conftest import Bench
 from tests.trainer.supervisor.fake_gateway import FakeGateway, Stream
+from trainer.bases import tiny_shapes
 from trainer.supervisor.connection import DuplicateTrainer, Refused
 from trainer.supervisor.supervisor import CannotStart, Supervisor
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -475,6 +476,18 @@ async def test_a_wrong_picture_fails_the_attempt_with_its_reason(bench: Bench, m
     failed = await stream.hear("failed")
 
     assert (failed.reason, failed.retryable, failed.crashed) == ("DOWNLOAD_FAILED", True, False)
+
+
+async def test_another_model_of_a_builtins_name_is_not_trained_on(bench: Bench) -> None:
+    _, stream = await welcomed(bench)
+    assign = bench.assign()
+    assign.checkpoint.builtin.sha256 = "0" * 64
+
+    await stream.say(assign=assign)
+    failed = await stream.hear("failed")
+
+    assert (failed.reason, failed.retryable, failed.crashed) == ("CHECKPOINT_DIFFERS", True, False)
+    assert tiny_shapes.sha256() in failed.details
 
 
 async def test_an_expired_url_is_asked_for_anew(bench: Bench) -> None:
