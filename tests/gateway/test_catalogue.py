@@ -8,6 +8,7 @@ import pytest
 
 from gateway import catalogue
 from gateway.config import ConfigError
+from trainer.bases import tiny_shapes
 
 
 def test_shipped_catalogue_has_the_three_checkpoints() -> None:
@@ -16,6 +17,12 @@ def test_shipped_catalogue_has_the_three_checkpoints() -> None:
     assert sources["tunesmith:tiny-shapes"] == {"builtin": "tiny-shapes"}
     assert sources["octoai:default-sd15"]["hugging_face"] == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert len(sources["octoai:default-sdxl"]["commit"]) == 40
+
+
+def test_shipped_builtin_is_named_by_its_digest() -> None:
+    [entry] = [entry for entry in catalogue.gather(None) if entry.name == "tunesmith:tiny-shapes"]
+
+    assert entry.sha256 == tiny_shapes.sha256()
 
 
 def test_operators_entry_takes_the_place_of_a_shipped_one(tmp_path: Path) -> None:
@@ -41,6 +48,7 @@ def test_operators_entry_takes_the_place_of_a_shipped_one(tmp_path: Path) -> Non
         ('[[checkpoint]]\nname = "a:b"\nengine = "image/e"\n', "either builtin or hugging_face"),
         ('[[checkpoint]]\nname = "a:b"\nengine = "image/e"\nhugging_face = "o/r"\n', "wanted commit"),
         ('[[checkpoint]]\nname = "a:b"\nengine = "image/e"\nhugging_face = "o/r"\ncommit = "main"\n', "commit: String"),
+        ('[[checkpoint]]\nname = "a:b"\nengine = "image/e"\nbuiltin = "b"\nsha256 = "f00"\n', "sha256: String"),
         ('[[checkpoint]]\nname = "a:b"\nengine = "image/e"\nbuiltin = "b"\ncolour = "red"\n', "colour: Extra inputs"),
     ],
 )

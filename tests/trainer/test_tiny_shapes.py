@@ -11,8 +11,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from trainer.bases import tiny_shapes
-from trainer.bases.tiny_shapes import autoencoder, runs, vocabulary, world
+from trainer.bases import digest, tiny_shapes
+from trainer.bases.tiny_shapes import autoencoder, diffusion, runs, train, vocabulary, world
 
 Pipeline = Any  # a StableDiffusionPipeline: diffusers leaves it untyped
 
@@ -87,17 +87,62 @@ def test_the_folder_is_below_twenty_megabytes_and_holds_no_pickle() -> None:
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".txt"}
 
 
-def test_the_digest_is_of_names_and_contents_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_of_the_folder_tells_where_it_was_made() -> None:
+    texts = {file.name: file.read_text() for file in tiny_shapes.path().rglob("*.json")}
+
+    assert [name for name, text in texts.items() if "_name_or_path" in text] == []
+
+
+def test_a_finished_model_is_trained_further_from_just_its_weights(pipeline: Pipeline) -> None:
+    finished = train.load(tiny_shapes.path())
+
+    begun = finished.denoiser
+    assert begun.steps == sum(cycle.steps for cycle in diffusion.CYCLES)
+    assert torch.equal(begun.weights["unet.conv_in.weight"], pipeline.unet.conv_in.weight)
+    assert torch.equal(finished.vae.quant_conv.weight, pipeline.vae.quant_conv.weight)
+
+
+def test_a_thorough_caption_names_size_and_place_too() -> None:
+    rng = Random(0)
+
+    for _ in range(300):
+        scene = world.random_scene(rng)
+        words = world.caption(scene, rng, thorough=True)
+        assert any(size in words for size in world.SIZE_WORDS[scene.size])
+        assert any(place in words for place in world.place_words(scene.place))
+
+
+def test_the_cycles_follow_one_another_without_a_gap() -> None:
+    first, second, *_ = diffusion.CYCLES
+
+    assert diffusion.cycle_at(0) == (first, 0)
+    assert diffusion.cycle_at(first.steps - 1) == (first, first.steps - 1)
+    assert diffusion.cycle_at(first.steps) == (second, 0)
+    with pytest.raises(ValueError, match="ends 1 steps earlier"):
+        diffusion.cycle_at(sum(cycle.steps for cycle in diffusion.CYCLES))
+
+
+def test_the_digest_is_of_names_and_contents_in_order(tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "b").write_bytes(b"two")
     (tmp_path / "a").write_bytes(b"one")
-    monkeypatch.setattr(tiny_shapes, "path", lambda: tmp_path)
 
-    digest = tiny_shapes.sha256.__wrapped__()
+    found = digest.sha256(tmp_path)
 
     length = [number.to_bytes(8, "big") for number in (1, 3, 6, 3)]
     told = length[0] + length[1] + b"a" + b"one" + length[2] + length[3] + b"unet/b" + b"two"
-    assert digest == hashlib.sha256(told).hexdigest()
+    assert found == hashlib.sha256(told).hexdigest()
+
+
+def test_a_changed_folder_has_another_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    before = digest.sha256(tmp_path)
+
+    (tmp_path / "a").write_bytes(b"other")
+
+    assert digest.sha256(tmp_path) != before
+    with pytest.raises(FileNotFoundError):
+        digest.sha256(tmp_path / "nothing")
 
 
 def test_stock_diffusers_loads_the_folder_as_an_sd15(pipeline: Pipeline) -> None:

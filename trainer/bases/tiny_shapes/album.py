@@ -65,11 +65,13 @@ def generated(captions: Sequence[str], seed: int) -> list[Picture]:
 
 
 def curves(run: Path) -> Picture:
-    """The VAE's loss on the left, the U-Net's on the right."""
-    page = Image.new("RGB", (2 * PANEL[0], PANEL[1]), PAPER)
-    for place, (name, title) in enumerate({"vae": "VAE", "unet": "U-Net and text encoder"}.items()):
-        points = list(runs.read_losses(run / f"{name}-loss.jsonl"))
-        page.paste(curve(points, f"{title}: loss by step, mean of 10 (pale) and of 200"), (place * PANEL[0], 0))
+    """The VAE's loss and the U-Net's side by side; a run that took a finished model further has the U-Net's alone."""
+    titles = {"vae": "VAE", "unet": "U-Net and text encoder"}
+    logs = {title: log for name, title in titles.items() if (log := run / f"{name}-loss.jsonl").exists()}
+    page = Image.new("RGB", (len(logs) * PANEL[0], PANEL[1]), PAPER)
+    for place, (title, log) in enumerate(logs.items()):
+        panel = curve(list(runs.read_losses(log)), f"{title}: loss by step, mean of 10 (pale) and of 200")
+        page.paste(panel, (place * PANEL[0], 0))
     return page
 
 
@@ -77,17 +79,20 @@ def curve(points: Sequence[tuple[int, float]], title: str) -> Picture:
     """One panel: steps to the right, loss upwards from nothing to what it was after a twentieth of the run."""
     panel = Image.new("RGB", PANEL, PAPER)
     pen = ImageDraw.Draw(panel)
-    last, top = points[-1][0], max(loss for _, loss in points[len(points) // 20 :])
+    first, last = points[0][0], points[-1][0]
+    top = max(loss for _, loss in points[len(points) // 20 :])
     width, height = PANEL[0] - 2 * MARGIN, PANEL[1] - 2 * MARGIN
 
     def at(step: float, loss: float) -> tuple[float, float]:
-        return MARGIN + width * step / last, PANEL[1] - MARGIN - height * min(loss / top, 1.0)
+        along = (step - first) / max(1, last - first)
+        return MARGIN + width * along, PANEL[1] - MARGIN - height * min(loss / top, 1.0)
 
     pen.text((MARGIN, 12), title, fill=INK, font_size=13)
     for part in (0.0, 0.25, 0.5, 0.75, 1.0):
-        pen.line([at(0, part * top), at(last, part * top)], fill=(230, 230, 230))
-        pen.text((4, at(0, part * top)[1] - 6), f"{part * top:.3f}", fill=INK, font_size=11)
-        pen.text((at(part * last, 0)[0] - 12, PANEL[1] - MARGIN + 6), f"{part * last:.0f}", fill=INK, font_size=11)
+        step = first + part * (last - first)
+        pen.line([at(first, part * top), at(last, part * top)], fill=(230, 230, 230))
+        pen.text((4, at(first, part * top)[1] - 6), f"{part * top:.3f}", fill=INK, font_size=11)
+        pen.text((at(step, 0)[0] - 12, PANEL[1] - MARGIN + 6), f"{step:.0f}", fill=INK, font_size=11)
     pen.line([at(*point) for point in points], fill=GREY)
     pen.line([at(*point) for point in smoothed(points)], fill=(36, 84, 214), width=2)
     return panel
