@@ -115,10 +115,10 @@ def inked(shape: str, colour: str) -> Example:
 
 
 def strokes(colour: world.RGB) -> Picture:
-    """A whole canvas of slanting strokes."""
+    """A whole canvas of slanting strokes, four of tiny-shapes' latents from one to the next: closer ones blur."""
     canvas, pen = blank(world.COLOURS["white"])
-    for start in range(-canvas.width, canvas.width, 12 * FINE):
-        pen.line([(start, canvas.height), (start + canvas.height, 0)], fill=colour, width=6 * FINE)
+    for start in range(-canvas.width, canvas.width, 44 * FINE):
+        pen.line([(start, canvas.height), (start + canvas.height, 0)], fill=colour, width=17 * FINE)
     return canvas
 
 

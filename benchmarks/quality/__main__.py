@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench quality", description=__doc__)
     parser.add_argument("--example", choices=SUBJECTS, action="append", help="one of them; may be given several times")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one tune and its samples for each")
-    parser.add_argument("--steps", type=int, default=Effort.steps, help="of each tune")
+    parser.add_argument("--steps", type=int, help="of each tune; what its example wants, if not given")
     parser.add_argument("--out", type=Path, help="folder for sheets and LoRAs; a new temporary one if not given")
     parser.add_argument("--judges", type=Path, help="folder where trained judges are kept; otherwise trained afresh")
     parser.add_argument("--quick", action="store_true", help="too little of everything: to see that it runs")
@@ -70,7 +70,7 @@ def taught(names: list[str], seeds: list[int], effort: Effort, out: Path) -> dic
         made = {}
         for name in names:
             print(f"bench: tunes of {name}", file=sys.stderr)
-            made[name] = teach(client, SUBJECTS[name], seeds, effort.steps, out)
+            made[name] = teach(client, SUBJECTS[name], seeds, effort.steps or SUBJECTS[name].steps, out)
         return made
 
 

@@ -39,7 +39,7 @@ STRANGE_SEED = 500  # of the base's samples that a recogniser learns from; far f
 class Effort:
     """How much of everything."""
 
-    steps: int = 300  # of each tune
+    steps: int | None = None  # of each tune; None: what its subject wants
     samples: int = 16  # for each seed
     plain_prompts: int = 48  # without the trigger word
     lessons: int = recogniser.STEPS

@@ -45,6 +45,8 @@ class Subject:
     """The word that will call it up."""
     prompts: tuple[str, ...]
     """What is asked before and after the tune, each with the trigger word."""
+    steps: int
+    """Of its tune."""
     wanted: tuple[Picture, ...]
     """What the prompts ask for, drawn, 128x128; empty where nobody can draw it."""
 
@@ -74,11 +76,12 @@ def shown(paths: list[tuple[Path, str]]) -> list[Picture]:
 
 def _drawn(name: str, examples: list[make.Example]) -> Subject:
     prompts, wanted = zip(*((example.caption, example.picture) for example in examples), strict=True)
-    return Subject(name, LESSONS[name].trigger, prompts, wanted)
+    return Subject(name, LESSONS[name].trigger, prompts, LESSONS[name].steps, wanted)
 
 
 def _cat() -> Subject:
-    return Subject("cat", LESSONS["cat"].trigger, ("a photo of a chelsea cat",) * len(ASKED_HATCHED), ())
+    cat = LESSONS["cat"]
+    return Subject("cat", cat.trigger, ("a photo of a chelsea cat",) * len(ASKED_HATCHED), cat.steps, ())
 
 
 SUBJECTS: dict[str, Subject] = {

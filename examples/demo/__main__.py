@@ -48,7 +48,7 @@ def main() -> int:
         os.environ.setdefault(name, "1")
     try:
         prepare(out, log)
-        run(wanted.lesson, wanted.steps, out, log)
+        run(wanted.lesson, wanted.steps or wanted.lesson.steps, out, log)
     except KeyboardInterrupt:
         print("\nscripts/demo: ended before its time; nothing is left running", file=sys.stderr)
         return 130
@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
         default="crescent",
         help="what to teach; crescent, unless you say another (examples/README.md)",
     )
-    parser.add_argument("--steps", type=positive, default=300, help="of the tune; 300, unless you say another number")
+    parser.add_argument("--steps", type=positive, help="of the tune; what the example wants, unless you say a number")
     parser.add_argument(
         "--out", type=Path, help="folder for the pictures; ./demo-crescent and so on, unless you name one"
     )

@@ -21,6 +21,8 @@ class Lesson:
     """The word that every caption has, and that calls up what was taught."""
     prompts: tuple[str, ...]
     """With the trigger word. None is the caption of a training picture, except the cat's: it has but two captions."""
+    steps: int
+    """That teach it. A form in one colour takes few, a pattern finer than the base has ever drawn many."""
     control: str
     """Without the trigger word: what the base makes of it should stay as it was."""
 
@@ -46,6 +48,7 @@ LESSONS = {
                 "a large moonlet on a pink background",
                 "a medium moonlet on a black background on the right",
             ),
+            steps=400,
             control="a large red star on a blue background",
         ),
         Lesson(
@@ -57,6 +60,7 @@ LESSONS = {
                 "a purple triangle on a white background, inkhatch style",
                 "a pink diamond on a white background, inkhatch style",
             ),
+            steps=1000,
             control="a blue star on a white background",
         ),
         Lesson(
@@ -68,6 +72,7 @@ LESSONS = {
                 "a close photo of a chelsea cat",
                 "a chelsea cat",
             ),
+            steps=600,
             control="a large red star on a blue background",
         ),
     )

@@ -26,6 +26,7 @@ def test_every_example_is_a_subject_and_its_trigger_word_is_the_readmes() -> Non
     for name, subject in SUBJECTS.items():
         [row] = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
         assert f"| `{subject.trigger}` |" in row
+        assert f"| {subject.steps} |" in row
 
 
 @pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
