@@ -1,4 +1,4 @@
-"""The README's tree is true: what it names is there, and what is there it names, with a line of its own."""
+"""The README is true: its tree names what is there, and all of it, each with its own line; links lead somewhere."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 # Their files each have a line; of other folders the tree names what a newcomer looks for.
 WHOLE = ("gateway", "store", "trainer", "protos", "scripts", "benchmarks")
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/README.md"]
 NO_LINE = re.compile(r"__init__\.py|py\.typed|/migrations/versions/|/tiny_shapes/model/|\.json$")
 
 
@@ -48,3 +51,12 @@ def test_tree_names_every_source_file_and_every_top_level_entry() -> None:
 
 def test_each_line_of_the_tree_says_something() -> None:
     assert [path for path, description in tree().items() if len(description) < 8] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere_and_no_figure_is_missing(page: Path) -> None:
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert re.findall(r"@[A-Z_]+@", text) == []
