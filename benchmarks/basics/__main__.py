@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,11 +29,17 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be given several times")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats: to see that it runs")
     arguments = parser.parse_args()
+    end_by_sigterm()
     figures: dict[str, Any] = {"machine": machine()}
     for name in arguments.only or PARTS:
         print(f"bench: {name}", file=sys.stderr)
         figures[name] = PARTS[name](arguments.quick)
     print(json.dumps(figures, indent=2))
+
+
+def end_by_sigterm() -> None:
+    """SIGTERM ends us as an exit does: with every service that was started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def machine() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.basics.__main__ import machine
+from benchmarks.basics.__main__ import end_by_sigterm, machine
 from benchmarks.quality import judge, obedience
 from benchmarks.quality.examination import QUICK, Effort, Examiner
 from benchmarks.quality.figures import Bar, beside
@@ -27,6 +27,7 @@ from trainer.bases import tiny_shapes
 def main() -> None:
     """Teaches, examines, prints."""
     wanted = arguments()
+    end_by_sigterm()
     logging.disable(logging.WARNING)
     torch.set_num_threads(wanted.threads)
     effort = QUICK if wanted.quick else Effort(steps=wanted.steps)
