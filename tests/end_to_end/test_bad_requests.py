@@ -98,5 +98,6 @@ def test_engine_that_no_trainer_offers_stays_pending_and_says_why(client: Client
 
     assert tune["status"] == "pending"
     assert "image/stable-diffusion-xl-v1-0" in tune["progress"]["pending_reason"]
+    assert tune["status_details"] == tune["progress"]["pending_reason"]
     assert tune["progress"]["queue_position"] == 1
     assert cancelled.json()["status"] == "cancelled"

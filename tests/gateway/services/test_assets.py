@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from gateway.judges import Judges
+from gateway.metrics import Metrics
 from gateway.pictures import Judgement
-from gateway.uploads import incoming_key
+from gateway.uploads import Uploads, incoming_key
 from tunesmith.v1 import asset_pb2, asset_service_pb2
 
 
@@ -129,28 +130,36 @@ async def test_later_put_changes_nothing_of_a_ready_asset(tenant: Any, service: 
     assert await service.objects.stat(key) == asset.size_bytes
 
 
-async def test_put_amid_a_judgement_changes_nothing_of_what_is_judged(
+async def test_another_upload_amid_a_judgement_changes_nothing_of_what_is_judged(
     tenant: Any, service: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     created = await tenant.assets.CreateAsset(ask.file())
-    await service.put(created.asset.id, ask.png("teal"))
-    judge, others = Judges.judge, 0
+    id, tenant_id = created.asset.id, created.asset.tenant_uuid
+    await service.put(id, ask.png("teal"))
+    limits = {"max_picture_bytes": 200_000, "max_weights_bytes": 200_000}
+    other_gateway = Uploads(service.database, service.objects, service.judges, Metrics("test"), **limits)
+    judge, other_judges, first_is_kept = Judges.judge, asyncio.Event(), asyncio.Event()
+    others: list[asyncio.Task[Any]] = []
 
-    async def judge_while_another_call_completes(judges: Judges, path: Path) -> Judgement:
-        nonlocal others
+    async def judge_while_another_call_judges(judges: Judges, path: Path) -> Judgement:
         judgement = await judge(judges, path)
-        if others == 0:  # as a second gateway would: it knows nothing of this one's locks
-            others += 1
-            await service.put(created.asset.id, ask.png("red"))
-            await service.objects.move(incoming_key(created.asset.id), f"assets/{created.asset.id}/unjudged-another")
+        if others:
+            other_judges.set()
+            await first_is_kept.wait()
+        else:
+            await service.put(id, ask.png("red"))
+            others.append(asyncio.create_task(other_gateway.complete(tenant_id, id)))
+            await other_judges.wait()
         return judgement
 
-    monkeypatch.setattr(Judges, "judge", judge_while_another_call_completes)
-    await tenant.assets.CompleteUpload(complete(created.asset.id))
+    monkeypatch.setattr(Judges, "judge", judge_while_another_call_judges)
+    await tenant.assets.CompleteUpload(complete(id))
+    first_is_kept.set()
+    row = await others[0]
 
-    assert others == 1
-    kept = hashlib.sha256(ask.png("teal")).hexdigest()
-    assert await service.objects.hash(f"assets/{created.asset.id}/{kept}") == (kept, len(ask.png("teal")))
+    content = ask.png("teal")
+    assert row.sha256 == hashlib.sha256(content).hexdigest()
+    assert await service.objects.hash(row.object_key) == (row.sha256, len(content))
 
 
 async def test_completion_without_an_upload_is_refused(tenant: Any, ask: Any) -> None:

@@ -26,7 +26,7 @@ Pipeline = Any  # a StableDiffusionPipeline: diffusers leaves it untyped
 log = logging.getLogger(__name__)
 
 # Defaults for tunes on it. SD 1.5's rate would take thousands of steps. Min-SNR weights all but ignore the strong noise
-# in which this model settles what it draws: with them 300 steps taught no crescent, without them each sample has one.
+# in which this model settles what it draws: with them 300 steps taught no crescent, without them most samples have one.
 TUNED_WITH = {"learning_rate": 5e-4, "batch_size": 4, "min_snr_gamma": 0.0}
 
 PREVIEWED = (
