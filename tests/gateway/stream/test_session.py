@@ -287,6 +287,23 @@ async def test_hello_goes_on_with_what_it_restates_and_ends_the_rest(stage: Stag
     assert again.lease == pb.Lease(tune_id=dropped.id, epoch=2)
 
 
+@pytest.mark.parametrize(("gateway_fell_too", "crashes"), [(False, 1), (True, 0)])
+async def test_a_trainer_that_fell_is_blamed_on_its_tune_unless_the_gateway_fell_too(
+    stage: Stage, gateway_fell_too: bool, crashes: int
+) -> None:
+    gateway = await stage.gateway()
+    tune = await stage.submit()
+    first = await stage.trainer(gateway)
+    await first.take()
+    await stage.until(tune.id, TuneState.RUNNING)
+    await first.leave()
+
+    second = await stage.trainer(await stage.gateway() if gateway_fell_too else gateway)
+    await second.hear("assign")
+
+    assert (await stage.tune(tune.id)).crashes == crashes
+
+
 async def test_hello_accepts_what_the_old_stream_could_not(stage: Stage) -> None:
     gateway = await stage.gateway()
     tune = await stage.submit()
