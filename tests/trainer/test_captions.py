@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from trainer.engine import captions
 from trainer.engine.families.sd15 import StableDiffusion15
 
@@ -19,6 +21,20 @@ def test_captions_without_the_trigger_word_are_named() -> None:
     assert captions.lacks_trigger_note(lacking, "zwx") == (
         "1 file has a caption without the trigger word 'zwx', kept as written: asset_2"
     )
+
+
+@pytest.mark.parametrize(
+    ("caption", "rest"),
+    [
+        ("a red star on a white background, inkhatch style", "a red star on a white background"),
+        ("Inkhatch Style, a red star", "a red star"),
+        ("a inkhatch style star", "a star"),
+        ("inkhatch style", ""),
+        ("a red star", "a red star"),
+    ],
+)
+def test_a_trigger_word_is_taken_out_with_what_hung_on_it(caption: str, rest: str) -> None:
+    assert captions.plain(caption, "inkhatch style") == rest
 
 
 def test_a_note_on_many_files_stays_short() -> None:

@@ -16,7 +16,7 @@ from trainer.engine.defaults import Value, filled
 from trainer.engine.encoding import Encodings, Latents
 from trainer.engine.families.sd15 import StableDiffusion15
 from trainer.engine.lessons import Lessons
-from trainer.engine.loop import Pace, Step, train
+from trainer.engine.loop import Course, Pace, Step, train
 from trainer.engine.lora import Adapter
 from trainer.engine.recipe import VERSION, Recipe
 from trainer.engine.tune import worn
@@ -25,7 +25,7 @@ STEPS = 12
 
 
 @dataclass
-class Course:
+class Run:
     """A tune without its files."""
 
     base: StableDiffusion15
@@ -34,8 +34,9 @@ class Course:
     def steps(self, adapter: Adapter, first: int = 0) -> Iterator[Step]:
         r = self.recipe
         of = objective.diffusion(self.base.alphas_cumprod, False, r.number("min_snr_gamma"), self.base.device)
-        lessons = Lessons(self.seen(), r, of.steps, self.base.device)
-        yield from train(self.base, lessons, of, adapter, r, Pace(r.whole("batch_size"), False), first)
+        lessons, prior = (Lessons(self.seen(), r, of.steps, self.base.device, course) for course in ("", "prior "))
+        course = Course(lessons, prior if r.number("prior_preservation_weight") else None)
+        yield from train(self.base, course, of, adapter, r, Pace(r.whole("batch_size"), False), first)
 
     def seen(self) -> Encodings:
         """Five pictures in two buckets, without a VAE and a text encoder."""
@@ -48,19 +49,19 @@ class Course:
         return Encodings(latents, mirrored, texts[:5], texts[5], crops)
 
 
-def course(base: StableDiffusion15, **given: Value) -> Course:
+def course(base: StableDiffusion15, **given: Value) -> Run:
     engine = StableDiffusion15.engine
     values = filled(engine, {"rank": 4, "learning_rate": 1e-2, "caption_dropout": 0.3, "batch_size": 2, **given}, "cpu")
     here = hardware.environment(torch.device("cpu"), 1)
-    return Course(base, Recipe(VERSION, engine, "tiny", "", 7, STEPS, "zwx", 64, True, values, (), here))
+    return Run(base, Recipe(VERSION, engine, "tiny", "", 7, STEPS, "zwx", 64, True, values, (), here))
 
 
 @pytest.mark.parametrize("first", [1, 5, STEPS - 1])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(("dropout", "prior"), [(0.0, 0.0), (0.3, 0.0), (0.3, 1.0)])
 def test_a_tune_that_goes_on_is_to_the_bit_one_that_never_stopped(
-    loaded: StableDiffusion15, first: int, dropout: float
+    loaded: StableDiffusion15, first: int, dropout: float, prior: float
 ) -> None:
-    of = course(loaded, lora_dropout=dropout)
+    of = course(loaded, lora_dropout=dropout, prior_preservation_weight=prior)
     with worn(loaded, of.recipe) as adapter:
         undisturbed = [step.loss.item() for step in of.steps(adapter)]
         expected = adapter.flat.detach().clone()
@@ -91,6 +92,41 @@ def test_the_seeded_losses_are_pinned(loaded: StableDiffusion15) -> None:
     if exact and torch.__version__.startswith("2.13.0"):
         assert losses == [float.fromhex(loss) for loss in exact]
     assert losses == pytest.approx([float.fromhex(loss) for loss in PINNED["AVX512"]], rel=1e-3)
+
+
+def test_the_prior_is_drawn_beside_the_lessons_and_not_out_of_them(loaded: StableDiffusion15) -> None:
+    losses = []
+    for weight in (0.0, 1.0):
+        of = course(loaded, prior_preservation_weight=weight)
+        with worn(loaded, of.recipe) as adapter:
+            losses.append([step.loss.item() for step in of.steps(adapter)])
+    without, beside = losses
+
+    # Until the first update the LoRA changes nothing, so there is nothing to hold back; then there is.
+    assert beside[:2] == without[:2]
+    assert beside[2:] != without[2:]
+
+
+def test_a_tune_strays_less_from_the_base_where_it_is_held_to_it(loaded: StableDiffusion15) -> None:
+    strayed = []
+    for weight in (0.0, 20.0):
+        of = course(loaded, prior_preservation_weight=weight)
+        with worn(loaded, of.recipe) as adapter:
+            list(of.steps(adapter))
+            strayed.append(distance(of, adapter))
+
+    assert strayed[1] < 0.5 * strayed[0]
+
+
+@torch.no_grad()
+def distance(of: Run, adapter: Adapter) -> float:
+    """Mean square between the base's answers with and without the LoRA."""
+    seen = of.seen()
+    x_t, text = seen.latents[0].mean.unsqueeze(0), {"states": seen.texts[0]["states"].unsqueeze(0)}
+    with_lora = of.base.predict(x_t, torch.tensor([900]), text, [])
+    with adapter.off():
+        without = of.base.predict(x_t, torch.tensor([900]), text, [])
+    return float((with_lora - without).square().mean())
 
 
 def test_the_loop_waits_for_no_device_and_prints_nothing(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from trainer.engine.objective import Diffusion, diffusion, losses, offset
+from trainer.engine.objective import Diffusion, diffusion, drifts, losses, offset
 
 CPU = torch.device("cpu")
 ᾱ = torch.tensor([0.9, 0.5, 0.1])  # SNR 9, 1, 1/9
@@ -77,3 +79,21 @@ def test_noise_offset_moves_each_channel_s_mean() -> None:
     got = offset(ε, torch.tensor([1.0, -2.0]).view(1, 2, 1, 1), strength=0.5)
 
     assert got.mean(dim=(2, 3)).tolist() == [[0.5, -1.0]]
+
+
+def test_a_drift_is_the_weighted_distance_from_a_teacher_that_learns_nothing() -> None:
+    of = diffusion(ᾱ, predicts_v=False, γ=5.0, device=CPU)
+    x_0, ε, t = torch.full((2, 1, 2, 2), 2.0), torch.ones(2, 1, 2, 2), torch.tensor([0, 1])
+    pupil, teacher = torch.tensor(3.0, requires_grad=True), torch.tensor(1.0, requires_grad=True)
+
+    def answer(factor: Tensor, x_t: Tensor, _: Tensor) -> Tensor:
+        return factor * x_t
+
+    found = drifts(partial(answer, pupil), partial(answer, teacher), of, x_0, t, ε)
+    found.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    x_t = [0.9**0.5 * 2 + 0.1**0.5, 0.5**0.5 * 2 + 0.5**0.5]
+    assert found.tolist() == pytest.approx([5 / 9 * (2 * x_t[0]) ** 2, (2 * x_t[1]) ** 2])
+    assert pupil.grad is not None
+    assert pupil.grad.item() != 0
+    assert teacher.grad is None

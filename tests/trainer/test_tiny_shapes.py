@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
 from transformers import CLIPTokenizer
 
 from trainer.bases import digest, tiny_shapes
-from trainer.bases.tiny_shapes import autoencoder, diffusion, runs, train, vocabulary, world
+from trainer.bases.tiny_shapes import autoencoder, diffusion, prior, runs, train, vocabulary, world
 
 Pipeline = Any  # a StableDiffusionPipeline: diffusers leaves it untyped
 
@@ -84,7 +85,18 @@ def test_the_folder_is_below_twenty_megabytes_and_holds_no_pickle() -> None:
     files = [file for file in tiny_shapes.path().rglob("*") if file.is_file()]
 
     assert sum(file.stat().st_size for file in files) <= LARGEST
-    assert {file.suffix for file in files} <= {".json", ".safetensors", ".txt"}
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".txt", ".png"}
+
+
+def test_the_prior_pictures_are_those_that_the_script_draws(tmp_path: Path) -> None:
+    prior.draw(tmp_path)
+    shipped = tiny_shapes.path() / "prior"
+
+    assert {file.name for file in shipped.iterdir()} == {file.name for file in tmp_path.iterdir()}
+    for file in tmp_path.glob("*.txt"):
+        assert (shipped / file.name).read_text() == file.read_text()
+    for file in tmp_path.glob("*.png"):  # by pixels: another zlib packs them otherwise
+        assert np.array_equal(np.asarray(Image.open(shipped / file.name)), np.asarray(Image.open(file)))
 
 
 def test_no_file_of_the_folder_tells_where_it_was_made() -> None:

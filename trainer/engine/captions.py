@@ -4,6 +4,7 @@ by `tune`; knows no tokenizer but by what it cuts.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,6 +20,13 @@ def without_trigger(said: Mapping[str, str], trigger_word: str) -> list[str]:
     """Ids of the files whose caption does not hold the trigger word. said: file id -> caption."""
     wanted = trigger_word.casefold()
     return [file_id for file_id, caption in said.items() if wanted not in caption.casefold()]
+
+
+def plain(caption: str, trigger_word: str) -> str:
+    """The caption without the trigger word and what hung on it: ", inkhatch style" leaves no comma behind."""
+    rest = re.sub(re.escape(trigger_word), "", caption, flags=re.IGNORECASE)
+    parts = (" ".join(part.split()) for part in rest.split(","))
+    return ", ".join(filter(None, parts))
 
 
 def cut(said: Mapping[str, str], rest: Callable[[str], str]) -> dict[str, str]:

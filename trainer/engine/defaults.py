@@ -72,6 +72,7 @@ SETTINGS = MappingProxyType(
         "gradient_checkpointing": Setting(bool, False),
         "random_flip": Setting(bool, False),
         "deterministic": Setting(bool, None),  # on a CPU it costs nothing
+        "prior_preservation_weight": Setting(float, 0.0, 0, 100),
     }
 )
 

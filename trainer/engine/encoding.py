@@ -4,7 +4,7 @@ the cache and the family's seam.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,15 +58,14 @@ def encode(
         for flip, into in ((False, plain), (True, mirrored)):
             if flip and not recipe.flag("random_flip"):
                 continue
-            key = ("picture", picture.sha256, picture.crop, flip, *_made_by(recipe), "fp32")
-            made = cache.get(key, partial(_encoded, base, path, picture.crop, flip))
-            into.append(_latents(made, base.device))
-    texts = list(_texts(base, recipe, captions, cache))
+            key = ("picture", picture.sha256, picture.crop, flip)
+            into.append(latents(base, recipe, key, partial(_pixels, path, picture.crop, flip), cache))
+    said = list(texts(base, recipe, captions, cache))
     crops_seen = [picture.crop for picture in recipe.pictures]
-    return Encodings(plain, mirrored, texts[:-1], texts[-1], crops_seen)
+    return Encodings(plain, mirrored, said[:-1], said[-1], crops_seen)
 
 
-def _texts(base: Family, recipe: Recipe, captions: list[str], cache: Cache) -> Iterator[Encoded]:
+def texts(base: Family, recipe: Recipe, captions: list[str], cache: Cache) -> Iterator[Encoded]:
     """Of each caption, and last of the empty one. Equal captions share their tensors."""
     moved: dict[str, Encoded] = {}
     for caption in [*captions, ""]:
@@ -77,17 +76,17 @@ def _texts(base: Family, recipe: Recipe, captions: list[str], cache: Cache) -> I
         yield moved[caption]
 
 
-def _encoded(base: Family, path: Path, crop: Crop, flip: bool) -> Encoded:
-    return base.encode_picture(_pixels(path, crop, flip))
+def latents(
+    base: Family, recipe: Recipe, key: tuple[Hashable, ...], pixels: Callable[[], Tensor], cache: Cache
+) -> Latents:
+    """Of one picture. key: its name in the cache; pixels: reads it, (1, 3, H, W) in [-1, 1], where it is not there."""
+    made = cache.get((*key, *_made_by(recipe), "fp32"), lambda: base.encode_picture(pixels()))
+    return Latents(made["mean"].to(base.device), (0.5 * made["logvar"]).exp().to(base.device))
 
 
 def _made_by(recipe: Recipe) -> tuple[str, str, bool, int]:
     # The last two decide about the last bits: what a tune that does not care left must not reach one that does.
     return recipe.checkpoint, recipe.revision, recipe.flag("deterministic"), recipe.environment.threads
-
-
-def _latents(made: Encoded, device: torch.device) -> Latents:
-    return Latents(made["mean"].to(device), (0.5 * made["logvar"]).exp().to(device))
 
 
 def _pixels(path: Path, crop: Crop, flip: bool) -> Tensor:

@@ -91,6 +91,7 @@ def metadata(resolved: Recipe, family: type[Family], said: Sequence[str]) -> dic
         "ss_min_snr_gamma": r.number("min_snr_gamma"),
         "ss_noise_offset": r.number("noise_offset"),
         "ss_caption_dropout_rate": r.number("caption_dropout"),
+        "ss_prior_loss_weight": r.number("prior_preservation_weight"),
         "ss_network_dropout": r.number("lora_dropout"),
         "ss_mixed_precision": {"fp32": "no", "bf16": "bf16"}[r.word("precision")],
         "ss_random_crop": False,

@@ -39,12 +39,15 @@ class Lesson:
 
 
 class Lessons:
-    """All lessons of one tune."""
+    """All lessons of one tune on some pictures."""
 
-    def __init__(self, encodings: Encodings, recipe: Recipe, timesteps: int, device: torch.device) -> None:
+    def __init__(
+        self, encodings: Encodings, recipe: Recipe, timesteps: int, device: torch.device, course: str = ""
+    ) -> None:
+        """course: the draws' own, where a tune has several; see Dice."""
         self._seen = encodings
-        self._dice = Dice(recipe.seed)
-        self._order = Order(encodings.buckets, recipe.batch, Dice(recipe.seed))
+        self._dice = Dice(recipe.seed, course)
+        self._order = Order(encodings.buckets, recipe.batch, Dice(recipe.seed, course))
         self._timesteps = timesteps
         self._device = device
         self._batch = range(recipe.batch)

@@ -4,7 +4,7 @@ any one, and begin at any one that it has the state of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.engine.families.base import Family
 from trainer.engine.lessons import Lessons
 from trainer.engine.lora import Adapter
-from trainer.engine.objective import Diffusion, losses
+from trainer.engine.objective import Diffusion, drifts, losses
 from trainer.engine.randomness import bits
 from trainer.engine.recipe import Recipe
 from trainer.engine.schedule import learning_rate
@@ -28,7 +28,7 @@ class Step:
     step: int
     """1 and up."""
     loss: Tensor
-    """0-d: weighted, mean over the step's pictures."""
+    """0-d: weighted, mean over the step's own pictures: what the prior ones say is left out."""
     thrown_away: Tensor
     """0-d: 1 where the gradients were not finite and nothing was changed, else 0."""
     learning_rate: float
@@ -54,18 +54,29 @@ class Pace:
         return None
 
 
+@dataclass(frozen=True)
+class Course:
+    """What is learned from."""
+
+    lessons: Lessons
+    """The tune's own."""
+    prior: Lessons | None = None
+    """Those in which the LoRA should change nothing, of as many pictures; none where their weight is 0."""
+
+
 def train(
-    base: Family, lessons: Lessons, diffusion: Diffusion, adapter: Adapter, recipe: Recipe, pace: Pace, first: int = 0
+    base: Family, course: Course, diffusion: Diffusion, adapter: Adapter, recipe: Recipe, pace: Pace, first: int = 0
 ) -> Iterator[Step]:
     """Steps first + 1 to recipe.steps. Given the state after step `first`, they are those of an undisturbed run."""
     peak, shape = recipe.number("learning_rate"), recipe.word("schedule")
     warmup, dropout = recipe.number("warmup_ratio"), recipe.number("lora_dropout")
+    weight = recipe.number("prior_preservation_weight")
     # Half-precision weights meet the LoRA's fp32 ones.
     mixed = torch.autocast(base.device.type, torch.bfloat16) if recipe.word("precision") == "bf16" else nullcontext()
     for step in range(first, recipe.steps):
         adapter.zero_gradients()
         loss = torch.zeros((), device=base.device)
-        for number, lesson in enumerate(lessons.at(step, pace.batch_size)):
+        for number, lesson in enumerate(course.lessons.at(step, pace.batch_size)):
             if dropout > 0:
                 torch.manual_seed(bits(recipe.seed, "dropout", step, number))  # its masks are drawn on the device
             with mixed:
@@ -74,5 +85,18 @@ def train(
             part = each.sum() / recipe.batch
             part.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             loss += part.detach()
+        for number, lesson in enumerate(course.prior.at(step, pace.batch_size) if course.prior else ()):
+            if dropout > 0:
+                torch.manual_seed(bits(recipe.seed, "prior dropout", step, number))
+            with mixed:
+                predict = partial(base.predict, text=lesson.text, crops=lesson.crops)
+                teacher = partial(_without, adapter, predict)
+                each = drifts(predict, teacher, diffusion, lesson.x_0, lesson.t, lesson.ε)
+            (weight * each.sum() / recipe.batch).backward()  # type: ignore[no-untyped-call]
         rate = learning_rate(step, recipe.steps, peak, shape, warmup)
         yield Step(step + 1, loss, adapter.update(rate), rate)
+
+
+def _without(adapter: Adapter, predict: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
+    with adapter.off():
+        return predict(x_t, t)

@@ -8,6 +8,8 @@ clipping, the check for NaN, the optimizer and a snapshot are each one operation
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
@@ -64,6 +66,15 @@ class Adapter:
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         return thrown_away
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The base answers as if it wore nothing."""
+        self._denoiser.disable_adapters()  # type: ignore[operator]  # diffusers' mixin, untyped
+        try:
+            yield
+        finally:
+            self._denoiser.enable_adapters()  # type: ignore[operator]  # diffusers' mixin, untyped
 
     def state(self) -> dict[str, Tensor]:
         """The LoRA by peft's names, fp32, such as "mid_block...to_q.lora_A.weight"."""

@@ -18,16 +18,17 @@ from torch import Tensor
 class Dice:
     """Draws for one tune."""
 
-    def __init__(self, seed: int) -> None:
-        """Seed: 0 to 2^32 - 1."""
+    def __init__(self, seed: int, course: str = "") -> None:
+        """seed: 0 to 2^32 - 1. course: two of a tune's, each with its own, never draw the same."""
         assert 0 <= seed < 2**32, seed
         self._seed = seed
+        self._course = course
         # Seeded anew for every draw; one object saves making 2.5 kB of state each time.
         self._generator = torch.Generator("cpu")
 
     def generator(self, purpose: str, step: int, position: int = 0) -> torch.Generator:
         """Freshly seeded. The next call seeds it again: draw first."""
-        return self._generator.manual_seed(bits(self._seed, purpose, step, position))
+        return self._generator.manual_seed(bits(self._seed, self._course + purpose, step, position))
 
     def normal(self, purpose: str, step: int, positions: Sequence[int], shape: Sequence[int]) -> Tensor:
         """(B, *shape) of N(0, 1), one draw a position."""

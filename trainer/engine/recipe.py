@@ -15,7 +15,7 @@ from trainer.engine.buckets import Crop
 from trainer.engine.defaults import Value
 from trainer.failures import RecipeMismatch
 
-VERSION = 1  # of this layout
+VERSION = 2  # of this layout
 
 
 @dataclass(frozen=True)

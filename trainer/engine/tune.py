@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-from trainer.engine import captions, defaults, hardware, kohya, objective, recipe
+from trainer.engine import captions, defaults, hardware, kohya, objective, prior, recipe
 from trainer.engine.buckets import rules
 from trainer.engine.cache import Cache
 from trainer.engine.decoder import Decoder
-from trainer.engine.encoding import encode
+from trainer.engine.encoding import Encodings, encode
 from trainer.engine.families import family
 from trainer.engine.families.base import Family, Shape
 from trainer.engine.judging import Kept, judge
 from trainer.engine.lessons import Lessons
-from trainer.engine.loop import Pace, train
+from trainer.engine.loop import Course, Pace, train
 from trainer.engine.lora import Adapter
 from trainer.engine.progress import Progress
 from trainer.engine.recipe import Picture, Recipe
@@ -82,7 +82,7 @@ class Tune:
         kept = self._judged(shape, earlier)
         resolved = earlier or self._resolved(shape, hyperparameters, kept)
         self._tell_recipe(resolved, earlier is not None)
-        return self._made(self._base(resolved), resolved, kept)
+        return self._made(self._base(resolved), shape, resolved, kept)
 
     def _judged(self, shape: Shape, earlier: Recipe | None) -> list[Kept]:
         start = self._start
@@ -130,7 +130,7 @@ class Tune:
             self._report(Resident(shop.residence.digests, shop.residence.size_bytes))
         return base
 
-    def _made(self, base: Family, resolved: Recipe, kept: list[Kept]) -> Saved:
+    def _made(self, base: Family, shape: Shape, resolved: Recipe, kept: list[Kept]) -> Saved:
         self._phase("encoding")
         said = [one.caption for one in kept]
         if cuts := captions.cut({one.file_id: one.caption for one in kept}, base.unread):
@@ -138,17 +138,28 @@ class Tune:
         with computing(resolved, self._shop):
             files = [one.file for one in kept]
             encodings = encode(base, resolved, files, said, self._shop.cache, self._pause)
+            course = self._course(base, shape, resolved, encodings, said)
             for file in files:
                 file.unlink()
             with worn(base, resolved) as adapter:
                 self._phase("training")
-                lessons = Lessons(encodings, resolved, len(base.alphas_cumprod), base.device)
                 progress = Progress(resolved.steps, self._tell_steps)
-                self._train(base, lessons, adapter, resolved, progress)
+                self._train(base, course, adapter, resolved, progress)
                 self._phase("saving")
                 return self._saved(adapter, resolved, said, progress)
 
-    def _train(self, base: Family, lessons: Lessons, adapter: Adapter, resolved: Recipe, progress: Progress) -> None:
+    def _course(self, base: Family, shape: Shape, resolved: Recipe, seen: Encodings, said: list[str]) -> Course:
+        timesteps, cache = len(base.alphas_cumprod), self._shop.cache
+        lessons = Lessons(seen, resolved, timesteps, base.device)
+        if resolved.number("prior_preservation_weight") == 0:
+            return Course(lessons)
+        if shape.prior:
+            known = prior.of_base(base, resolved, shape.prior, cache, self._pause)
+        else:
+            known = prior.of_tune(base, resolved, seen, said, cache)
+        return Course(lessons, Lessons(known, resolved, timesteps, base.device, "prior "))
+
+    def _train(self, base: Family, course: Course, adapter: Adapter, resolved: Recipe, progress: Progress) -> None:
         diffusion = objective.diffusion(
             base.alphas_cumprod, base.predicts_v, resolved.number("min_snr_gamma"), base.device
         )
@@ -156,7 +167,7 @@ class Tune:
         while self._step < resolved.steps:
             base.set_checkpointing(pace.checkpointing)
             try:
-                for step in train(base, lessons, diffusion, adapter, resolved, pace, self._step):
+                for step in train(base, course, diffusion, adapter, resolved, pace, self._step):
                     self._step = step.step
                     progress.add(step)
                     self._pause()

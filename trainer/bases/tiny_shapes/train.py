@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from trainer.bases.tiny_shapes import autoencoder, diffusion, runs, vocabulary, world
+from trainer.bases.tiny_shapes import autoencoder, diffusion, prior, runs, vocabulary, world
 
 Pipeline = Any  # a StableDiffusionPipeline: diffusers leaves it untyped
 
@@ -149,11 +149,13 @@ def grid(made: Pipeline, path: Path) -> None:
 
 
 def ship(made: Pipeline, out: Path) -> None:
-    """Writes the pipeline folder in fp16 safetensors, with the tokenizer's older files beside its new one."""
+    """Writes the pipeline folder in fp16 safetensors, with the tokenizer's older files beside its new one, and what it
+    brings for tunes."""
     made.to(torch.float16).save_pretrained(out, safe_serialization=True)
     vocabulary.save(vocabulary.build(), out / "tokenizer")  # a used one keeps how it padded
     said = {"hyperparameters": TUNED_WITH, "training": {"steps": sum(cycle.steps for cycle in diffusion.CYCLES)}}
     (out / "tunesmith.json").write_text(json.dumps(said, indent=2) + "\n")
+    prior.draw(out / "prior")
 
 
 if __name__ == "__main__":

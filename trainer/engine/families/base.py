@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -20,6 +21,15 @@ from trainer.pipe import CheckpointSource
 
 
 @dataclass(frozen=True)
+class PriorPicture:
+    """A picture that the base could have made, with what was asked for."""
+
+    path: Path
+    """An RGB PNG of native_size in both directions."""
+    caption: str
+
+
+@dataclass(frozen=True)
 class Shape:
     """What a checkpoint's config says of pictures, read before any weight is."""
 
@@ -29,6 +39,8 @@ class Shape:
     """Pixels: each side of a picture is a multiple of it."""
     hyperparameters: Mapping[str, Value] = field(default_factory=dict)
     """Defaults of its own, where it brings any: a small model wants a higher rate."""
+    prior: Sequence[PriorPicture] = ()
+    """What a tune on it should not make it forget, where it brings such."""
 
 
 class Family(ABC):

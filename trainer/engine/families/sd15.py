@@ -50,7 +50,7 @@ class StableDiffusion15(Family):
 
     @classmethod
     def describe(cls, source: CheckpointSource) -> Shape:
-        """Reads unet/config.json, vae/config.json and scheduler_config.json."""
+        """Reads unet/config.json, vae/config.json, scheduler_config.json, and what the base brings for tunes."""
         root = sources.folder(source, cls.engine, weights=False)
         unet, vae = sources.config(root, "unet"), sources.config(root, "vae")
         if unet.get("_class_name") != "UNet2DConditionModel" or unet.get("addition_embed_type"):
@@ -59,8 +59,12 @@ class StableDiffusion15(Family):
         if predicted not in ("epsilon", "v_prediction"):
             raise CheckpointRefused(f"the checkpoint predicts {predicted!r}; epsilon or v_prediction was wanted")
         factor, depth = (2 ** (len(part["block_out_channels"]) - 1) for part in (vae, unet))
-        own = sources.hyperparameters(root)
-        return Shape(native_size=unet["sample_size"] * factor, divisibility=factor * depth, hyperparameters=own)
+        return Shape(
+            native_size=unet["sample_size"] * factor,
+            divisibility=factor * depth,
+            hyperparameters=sources.hyperparameters(root),
+            prior=sources.prior(root),
+        )
 
     @classmethod
     def load(cls, source: CheckpointSource, device: torch.device, precision: str) -> Self:

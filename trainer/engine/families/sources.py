@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.engine.defaults import Value
+from trainer.engine.families.base import PriorPicture
 from trainer.failures import CheckpointRefused, CheckpointUnreadable
 from trainer.pipe import CheckpointSource
 
@@ -94,6 +95,21 @@ def hyperparameters(root: Path) -> dict[str, Value]:
     if not isinstance(found, dict):
         raise CheckpointUnreadable(f'the checkpoint\'s {OWN_DEFAULTS} has no object named "hyperparameters"')
     return found
+
+
+def prior(root: Path) -> list[PriorPicture]:
+    """The prior pictures that a folder's `prior/` brings: 01.png with its caption in 01.txt, and so on. Mostly none.
+
+    Raises:
+        CheckpointUnreadable: a picture has no caption.
+    """
+    try:
+        return [
+            PriorPicture(path, path.with_suffix(".txt").read_text("utf-8").strip())
+            for path in sorted((root / "prior").glob("*.png"))
+        ]
+    except (OSError, ValueError) as exc:
+        raise CheckpointUnreadable(f"a caption of the checkpoint's prior/ cannot be read: {exc}") from exc
 
 
 def _object(root: Path, name: str) -> dict[str, Any]:
