@@ -16,15 +16,12 @@ from gateway.interceptors import caller
 from gateway.places import Places
 from gateway.status import Refusal
 from gateway.watch import Closing, Watch
-from store import assets, events, tunes
+from store import events, tunes
 from store.database import Database
-from store.errors import InvalidReference, NotFound
-from store.tables import Asset, Tune
-from store.tunes import NewTune, Submitted
+from store.tables import Tune
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
-CHECKPOINT = "details.lora_tune.base_checkpoint"  # where a request names it
 
 
 class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
@@ -39,13 +36,10 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         self, request: tune_service_pb2.CreateTuneRequest, context: Context
     ) -> tune_pb2.Tune:
         """Stores a tune, or only checks it."""
-        new, faults = await self._new_tune(request)
+        new = wire.new_tune(request, tenant_id=caller().tenant_id)
         if request.validate_only:
-            return wire.tune_without_id(await self._check(new, faults))
-        if faults:
-            submitted = Submitted(await self._check(new, faults), replayed=True)
-        else:
-            submitted = await tunes.submit(self._database, new)
+            return wire.tune_without_id(await tunes.check(self._database, new))
+        submitted = await tunes.submit(self._database, new)
         if submitted.replayed:
             await context.send_initial_metadata((("idempotent-replay", "true"),))
         return await self._standing(submitted.tune)
@@ -98,44 +92,6 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         rows = await events.list_events(self._database, request.id, request.after_id, limit + 1)
         data = [wire.event(row) for row in rows[:limit]]
         return tune_service_pb2.ListTuneEventsResponse(data=data, has_more=len(rows) > limit)
-
-    async def _new_tune(self, request: tune_service_pb2.CreateTuneRequest) -> tuple[NewTune, list[tuple[str, str]]]:
-        """The request with its checkpoint looked up, and what stands against that."""
-        tenant_id = caller().tenant_id
-        checkpoint, faults = await self._checkpoint(tenant_id, request.details.lora_tune.base_checkpoint)
-        return wire.new_tune(request, tenant_id=tenant_id, checkpoint=checkpoint), faults
-
-    async def _check(self, new: NewTune, faults: list[tuple[str, str]]) -> Tune:
-        """The tune as it would be. With faults only one that this request made before: it outlives its checkpoint.
-
-        Raises:
-            InvalidReference: The faults, and with them those of the files.
-        """
-        try:
-            checked = await tunes.check(self._database, new)
-        except InvalidReference as exc:
-            others = [fault for fault in exc.violations if not faults or not fault[0].startswith(CHECKPOINT)]
-            raise InvalidReference([*faults, *others]) from exc
-        if faults and not checked.id:
-            raise InvalidReference(faults)
-        return checked
-
-    async def _checkpoint(
-        self, tenant_id: str, asked: tune_pb2.LoraTuneCheckpoint
-    ) -> tuple[Asset | None, list[tuple[str, str]]]:
-        """The checkpoint, and what stands against it."""
-        path = f"{CHECKPOINT}.checkpoint_id"
-        try:
-            found = await assets.find(self._database, tenant_id, asked.checkpoint_id)
-        except NotFound:
-            return None, [(path, f"there is no asset {asked.checkpoint_id!r}")]
-        if found.asset_type != "checkpoint":
-            return found, [(path, f"the asset {asked.checkpoint_id!r} is a {found.asset_type}, and not a checkpoint")]
-        if found.status != "ready":
-            return found, [(path, f"the checkpoint {asked.checkpoint_id!r} is {found.status}, and not ready")]
-        if asked.HasField("engine") and asked.engine != found.engine:
-            return found, [(f"{CHECKPOINT}.engine", f"the checkpoint's engine is {found.engine!r}")]
-        return found, []
 
     async def _standing(self, row: Tune) -> tune_pb2.Tune:
         return (await self._standings([row]))[0]

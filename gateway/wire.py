@@ -98,26 +98,17 @@ def progress(row: TuneRow) -> tune_pb2.TuneProgress:
     return message
 
 
-def new_tune(request: tune_service_pb2.CreateTuneRequest, *, tenant_id: str, checkpoint: AssetRow | None) -> NewTune:
-    """What CreateTune asks to be stored. Without a checkpoint it is good for a check of everything else only."""
+def new_tune(request: tune_service_pb2.CreateTuneRequest, *, tenant_id: str) -> NewTune:
+    """What CreateTune asks to be stored."""
     asked = request.details.lora_tune
-    details = tune_pb2.LoraTune()
-    details.CopyFrom(asked)
-    engine = (checkpoint.engine if checkpoint else None) or ""
-    details.base_checkpoint.Clear()
-    if checkpoint is not None:
-        details.base_checkpoint.MergeFrom(
-            tune_pb2.LoraTuneCheckpoint(checkpoint_id=checkpoint.id, engine=engine, name=checkpoint.name)
-        )
+    base = asked.base_checkpoint
     return NewTune(
         tenant_id=tenant_id,
         name=request.name,
         description=request.description,
-        engine=engine,
-        checkpoint_id=checkpoint.id if checkpoint else "",
-        checkpoint_ref=asked.base_checkpoint.checkpoint_id,
-        checkpoint_name=checkpoint.name if checkpoint else "",
-        details=profile.to_json(details),
+        checkpoint_ref=base.checkpoint_id,
+        checkpoint_engine=base.engine if base.HasField("engine") else None,
+        details=profile.to_json(asked),
         files=[(file.file_id, file.caption or None) for file in asked.files],
         steps=asked.steps,
         trigger_words=list(asked.trigger_words),

@@ -1,5 +1,5 @@
 """Pictures, checkpoints and LoRAs as rows: make, look up, complete, reject, delete. Called by gateway/assets and the
-catalogue; knows nothing of their bytes (store/objects does).
+catalogue, and by submission for the checkpoints that tunes name; knows nothing of their bytes (store/objects does).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store import keys
 from store.database import Database, Transaction
@@ -107,6 +108,15 @@ async def find(db: Database, tenant_id: str, id_or_name: str) -> Asset:
 
     NotFound: none, or another tenant's that is not public.
     """
+    async with db.read() as connection:
+        found = await look_up(connection, tenant_id, id_or_name)
+    if found is None:
+        raise NotFound(f"there is no asset {id_or_name}")
+    return found
+
+
+async def look_up(connection: AsyncConnection, tenant_id: str, id_or_name: str) -> Asset | None:
+    """Within a read or a transaction: what find() finds; None where it finds nothing."""
     owner, _, name = id_or_name.rpartition(":")
     if owner:  # names have no colon
         statement = _OWNED
@@ -115,11 +125,8 @@ async def find(db: Database, tenant_id: str, id_or_name: str) -> Asset:
     else:
         statement = _NAMED
     given = {"tenant": tenant_id, "owner": owner, "id": id_or_name, "name": name or id_or_name}
-    async with db.read() as connection:
-        row = (await connection.execute(statement, given)).first()
-    if row is None:
-        raise NotFound(f"there is no asset {id_or_name}")
-    return record(Asset, row)
+    row = (await connection.execute(statement, given)).first()
+    return None if row is None else record(Asset, row)
 
 
 _LIVING = select(assets).where(assets.c.deleted_at.is_(None))

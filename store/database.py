@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from store import migrations
 from store.errors import DatabaseAway
 from store.groups import GroupCommit
+from store.sqlite import SqliteConnection
 from store.turns import Turns
 from store.wakeups.base import Topic, Wakeups
 from store.wakeups.local import LocalWakeups
@@ -195,7 +196,7 @@ def _open_sqlite(url: URL, pool_size: int) -> Database:
     path = str(url.database)
 
     async def connect() -> aiosqlite.Connection:
-        return await _Connection(path)
+        return await SqliteConnection(path, BUSY_LIMIT)
 
     limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "async_creator": connect}
     # Each call of the driver is a change of threads, and callers read at every request: so a connection that only reads
@@ -213,34 +214,6 @@ def _open_sqlite(url: URL, pool_size: int) -> Database:
         event.listen(engine.sync_engine, "connect", connected)
     event.listen(writer.sync_engine, "begin", _begin_immediate)
     return database
-
-
-class _Connection(aiosqlite.Connection):
-    """May be stopped twice. A transaction that is cancelled twice does that to its connection; aiosqlite 0.22 then
-    waits for ever for an answer of a thread that has ended.
-    """
-
-    def __init__(self, path: str) -> None:
-        super().__init__(lambda: sqlite3.connect(path, BUSY_LIMIT, factory=_RollingBack), iter_chunk_size=64)
-        self._thread.daemon = True  # a connection that nobody could close must not keep the process
-        self._stopped: asyncio.Future[Any] | None = None
-
-    def stop(self) -> asyncio.Future[Any] | None:
-        """Ends the thread, once. Returns what is done then; None outside of an event loop."""
-        if self._stopped is None:
-            self._stopped = super().stop()
-        return self._stopped
-
-
-class _RollingBack(sqlite3.Connection):
-    """Lets go of the write lock when it is closed. Otherwise a statement that was not read to its end, and that a
-    traceback of the cancellation still refers to, keeps the transaction open until it is collected.
-    """
-
-    def close(self) -> None:
-        """Rolls back, then closes."""
-        self.rollback()
-        super().close()
 
 
 def _try_sqlite(path: str) -> None:
@@ -265,7 +238,6 @@ def _open_postgresql(url: URL, pool_size: int, *, wakeups: bool) -> Database:
 
 def _prepare_sqlite(connection: Any, database: Database) -> None:  # noqa: ANN401  # SQLAlchemy's adapter has no public type
     """A new connection: durable, checked, and with our clock."""
-    connection.isolation_level = None  # the driver begins nothing by itself: _begin_immediate does
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
     cursor.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; NORMAL would lose the newest in WAL

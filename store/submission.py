@@ -17,16 +17,17 @@ from typing import Any
 
 from sqlalchemy import bindparam, insert, select, text, update
 
+from store.assets import look_up
 from store.database import Transaction
 from store.dialect import among, now
 from store.errors import InvalidReference, NameTaken, NotFound, QueueFull, RequestReused, StoreError
 from store.ids import new_id
 from store.states import TuneState
-from store.tables import Tune, assets, events, record, tenants, tunes
+from store.tables import Asset, Tune, assets, events, record, tenants, tunes
 
 REPLAY_WINDOW = timedelta(minutes=10)  # in which a retry without a request_id is known by its name and body
 FILES = "details.lora_tune.files"
-CHECKPOINT = "details.lora_tune.base_checkpoint.checkpoint_id"
+CHECKPOINT = "details.lora_tune.base_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,12 @@ class NewTune:
     """Whose it will be."""
     name: str
     """Unique among the tenant's living tunes."""
-    engine: str
-    """The base checkpoint's."""
-    checkpoint_id: str
-    """The base checkpoint's asset id."""
     checkpoint_ref: str
-    """The same as the caller named it."""
-    checkpoint_name: str
-    """Its name now."""
+    """The base checkpoint as the caller names it: its id, its name or "owner:name"."""
     details: dict[str, Any]
-    """LoraTune as requested, in the JSON profile's names. Its `files` are replaced by the field below."""
+    """LoraTune as requested, in the JSON profile's names. Its `files` are replaced by the field below, and its
+    `base_checkpoint` by the one that is found.
+    """
     files: Sequence[tuple[str, str | None]]
     """(file asset id, caption), in order."""
     steps: int
@@ -55,6 +52,8 @@ class NewTune:
     """For filters."""
     request_hash: str
     """Of the request's body, without request_id: tells a retry from another request."""
+    checkpoint_engine: str | None = None
+    """What the caller takes the base checkpoint's engine to be; None: whatever it is."""
     description: str = ""
     """For people."""
     continue_on_rejection: bool = False
@@ -113,7 +112,8 @@ class _Desk:
     tenants: dict[str, _Tenant]
     by_name: dict[tuple[str, str], Tune]
     by_request: dict[tuple[str, str], Tune]
-    assets: dict[str, Any]
+    checkpoints: dict[tuple[str, str], Asset | None]
+    files: dict[str, Any]
     accepted: list[Tune] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -128,7 +128,9 @@ class _Desk:
         tenant = self.tenants[new.tenant_id]
         if tenant.queued >= tenant.queue_limit:
             raise QueueFull(f"{tenant.queued} tunes are waiting already, as many as may")
-        tune = self._accept(new)
+        checkpoint = self.checkpoints[new.tenant_id, new.checkpoint_ref]
+        assert checkpoint is not None, "a violation otherwise"
+        tune = self._accept(new, checkpoint)
         tenant.queued += 1
         return Submitted(tune, replayed=False)
 
@@ -153,32 +155,34 @@ class _Desk:
 
     def _violations(self, new: NewTune) -> Iterator[tuple[str, str]]:
         """Everything in the request that points nowhere. Another's asset is no different from none."""
+        yield from _unfit(new, self.checkpoints[new.tenant_id, new.checkpoint_ref])
         for place, (file_id, _) in enumerate(new.files):
-            asset = self.assets.get(file_id)
+            asset = self.files.get(file_id)
             path = f"{FILES}[{place}].file_id"
             if asset is None or asset.tenant_id != new.tenant_id:
                 yield path, f"there is no file {file_id}"
             elif asset.asset_type != "file":
                 yield path, f"{file_id} is a {asset.asset_type}, not a file"
-        checkpoint = self.assets.get(new.checkpoint_id)
-        if checkpoint is None or not (checkpoint.is_public or checkpoint.tenant_id == new.tenant_id):
-            yield CHECKPOINT, f"there is no checkpoint {new.checkpoint_ref}"
-        elif checkpoint.asset_type != "checkpoint":
-            yield CHECKPOINT, f"{new.checkpoint_ref} is a {checkpoint.asset_type}, not a checkpoint"
         yield from _unstorable(new)
 
-    def _accept(self, new: NewTune) -> Tune:
+    def _accept(self, new: NewTune, checkpoint: Asset) -> Tune:
+        engine = checkpoint.engine or ""
+        details = {
+            **new.details,
+            "base_checkpoint": {"checkpoint_id": checkpoint.id, "engine": engine, "name": checkpoint.name},
+            "files": [{"file_id": id, "caption": caption} for id, caption in new.files],
+        }
         given = {
             "id": new_id("tune"),
             "tenant_id": new.tenant_id,
             "name": new.name,
             "description": new.description,
-            "engine": new.engine,
+            "engine": engine,
             "memory_class": new.memory_class,
-            "checkpoint_id": new.checkpoint_id,
+            "checkpoint_id": checkpoint.id,
             "checkpoint_ref": new.checkpoint_ref,
-            "checkpoint_name": new.checkpoint_name,
-            "details": {**new.details, "files": [{"file_id": id, "caption": caption} for id, caption in new.files]},
+            "checkpoint_name": checkpoint.name,
+            "details": details,
             "trigger_words": list(new.trigger_words),
             "steps": new.steps,
             "continue_on_rejection": new.continue_on_rejection,
@@ -200,6 +204,19 @@ class _Desk:
         return tune
 
 
+def _unfit(new: NewTune, checkpoint: Asset | None) -> Iterator[tuple[str, str]]:
+    """What stands against the base checkpoint."""
+    path, ref = f"{CHECKPOINT}.checkpoint_id", repr(new.checkpoint_ref)
+    if checkpoint is None:
+        yield path, f"there is no asset {ref}"
+    elif checkpoint.asset_type != "checkpoint":
+        yield path, f"the asset {ref} is a {checkpoint.asset_type}, and not a checkpoint"
+    elif checkpoint.status != "ready":
+        yield path, f"the checkpoint {ref} is {checkpoint.status}, and not ready"
+    elif new.checkpoint_engine is not None and new.checkpoint_engine != checkpoint.engine:
+        yield f"{CHECKPOINT}.engine", f"the checkpoint's engine is {checkpoint.engine!r}"
+
+
 def _unstorable(new: NewTune) -> Iterator[tuple[str, str]]:
     """PostgreSQL stores no NUL, in a string or in JSON; so neither database is asked to."""
     texts = {"name": new.name, "description": new.description, "request_id": new.request_id or ""}
@@ -217,21 +234,33 @@ async def _look_up(transaction: Transaction, news: Sequence[NewTune]) -> _Desk:
         "tenants": sorted({new.tenant_id for new in news}),
         "names": [new.name for new in news],
         "requests": [new.request_id for new in news if new.request_id is not None],
-        "assets": list({new.checkpoint_id for new in news} | {id for new in news for id, _ in new.files}),
+        "files": list({id for new in news for id, _ in new.files}),
     }
     locked = (await transaction.execute(_LOCK_TENANTS, wanted)).all()
     named = [record(Tune, row) for row in await transaction.execute(_NAMED, wanted)]
     requested = []
     if wanted["requests"]:
         requested = [record(Tune, row) for row in await transaction.execute(_REQUESTED, wanted)]
-    found = await transaction.execute(_ASSETS, wanted)
+    checkpoints = await _look_up_checkpoints(transaction, news)
+    files = await transaction.execute(_FILES, wanted)
     return _Desk(
         now=locked[0].now if locked else datetime.min,  # not asked for: without a tenant nothing is accepted
         tenants={row.id: _Tenant(row.queued, row.queue_limit) for row in locked},
         by_name={(tune.tenant_id, tune.name): tune for tune in named},
         by_request={(tune.tenant_id, tune.request_id): tune for tune in requested if tune.request_id is not None},
-        assets={row.id: row for row in found},
+        checkpoints=checkpoints,
+        files={row.id: row for row in files},
     )
+
+
+async def _look_up_checkpoints(
+    transaction: Transaction, news: Sequence[NewTune]
+) -> dict[tuple[str, str], Asset | None]:
+    """By tenant and what it calls them. Each is looked up for itself: who asks at the same time mostly asks for the
+    same, and a name that thousands of assets have must not bring them all.
+    """
+    asked = dict.fromkeys((new.tenant_id, new.checkpoint_ref) for new in news)
+    return {(tenant, ref): await look_up(transaction.connection, tenant, ref) for tenant, ref in asked}
 
 
 #: Locked in the order of their ids, so that two gateways' groups never wait for one another in a circle. NO KEY UPDATE:
@@ -251,8 +280,8 @@ _REQUESTED = select(tunes).where(
     among(tunes.c.tenant_id, "tenants"), among(tunes.c.request_id, "requests"), tunes.c.request_id.is_not(None)
 )
 #: By the primary key.
-_ASSETS = select(assets.c.id, assets.c.tenant_id, assets.c.asset_type, assets.c.is_public).where(
-    among(assets.c.id, "assets"), assets.c.deleted_at.is_(None)
+_FILES = select(assets.c.id, assets.c.tenant_id, assets.c.asset_type).where(
+    among(assets.c.id, "files"), assets.c.deleted_at.is_(None)
 )
 
 

@@ -191,16 +191,19 @@ def test_checkpoint_asset_tells_its_engine() -> None:
     assert (told["data"]["engine"], told["data"]["data_type"]) == ("image/e", "fp16")
 
 
-def test_new_tune_holds_the_checkpoint_that_was_found() -> None:
-    checkpoint = asset_row(id="asset_c", asset_type="checkpoint", name="tiny-shapes", engine="image/e")
+def test_new_tune_names_the_checkpoint_as_the_caller_does() -> None:
+    new = wire.new_tune(request(priority=5), tenant_id=TENANT)
 
-    new = wire.new_tune(request(priority=5), tenant_id=TENANT, checkpoint=checkpoint)
-
-    assert (new.engine, new.checkpoint_id, new.checkpoint_name) == ("image/e", "asset_c", "tiny-shapes")
-    assert new.checkpoint_ref == "tunesmith:tiny-shapes"
-    assert new.details["base_checkpoint"] == {"checkpoint_id": "asset_c", "engine": "image/e", "name": "tiny-shapes"}
+    assert (new.checkpoint_ref, new.checkpoint_engine) == ("tunesmith:tiny-shapes", None)
     assert new.files == [("asset_1", None), ("asset_2", "a cat")]
     assert (new.steps, new.priority, new.trigger_words) == (10, 5, ["sks"])
+
+
+def test_new_tune_holds_the_engine_that_the_caller_expects() -> None:
+    asked = request()
+    asked.details.lora_tune.base_checkpoint.engine = "image/e"
+
+    assert wire.new_tune(asked, tenant_id=TENANT).checkpoint_engine == "image/e"
 
 
 def test_request_hash_knows_a_retry_whatever_its_id() -> None:

@@ -11,6 +11,7 @@ from store import assets, events, keys, leases, tunes
 from store.database import Database
 from store.states import TuneState
 from store.tables import Tenant, tenants
+from store.tables import assets as assets_table
 from tests.store.world import ENGINE, LEASE, PLENTY, World
 
 
@@ -40,7 +41,9 @@ async def test_a_claim_carries_all_that_a_trainer_needs(world: World) -> None:
 
 async def test_a_tune_goes_only_where_its_engine_and_memory_fit(world: World) -> None:
     await world.queued(memory_class=24)
-    await world.queued(engine="image/stable-diffusion-xl-v1-0", priority=9)
+    engine = "image/stable-diffusion-xl-v1-0"
+    larger = await assets.publish(world.database, "tunesmith", "larger", engine, {"builtin": "larger"})
+    await world.queued(checkpoint_ref=larger.id, priority=9)
 
     assert await world.claim(memory_bytes=23 * 2**30) is None
     claim = await world.claim(memory_bytes=24 * 2**30)
@@ -121,7 +124,7 @@ async def test_claims_at_once_give_each_tune_once_and_overshoot_no_limit(
 async def test_a_warm_checkpoint_goes_before_an_older_tune_only_for_a_while(world: World) -> None:
     warm = await assets.publish(world.database, "tunesmith", "warm", ENGINE, {"builtin": "warm"})
     cold = await world.queued()
-    fits = await world.queued(checkpoint_id=warm.id)
+    fits = await world.queued(checkpoint_ref=warm.id)
 
     claim = await world.claim(warm=[warm.id])
     assert claim is not None
@@ -196,10 +199,10 @@ async def test_a_file_deleted_after_the_start_is_still_read_by_later_attempts(wo
 
 
 async def test_a_checkpoint_that_was_never_uploaded_fails_the_tune(world: World) -> None:
-    empty = await assets.create(
-        world.database, assets.NewAsset(world.tenant.id, "checkpoint", "mine", data={"engine": ENGINE})
-    )
-    tune = await world.queued(checkpoint_id=empty.id)
+    mine = await assets.publish(world.database, "tunesmith", "mine", ENGINE, {"builtin": "mine"})
+    tune = await world.queued(checkpoint_ref=mine.id)
+    async with world.database.write() as transaction:  # submit() would have refused it
+        await transaction.execute(update(assets_table).where(assets_table.c.id == mine.id).values(source=None))
 
     assert await world.claim() is None
     failed = await world.tune(tune.id)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import pytest
 
 from store import assets, errors, events, keys, tunes
 from store.database import Database
 from store.states import TuneState
-from tests.store.world import World
+from tests.store.world import ENGINE, World
 
 
 async def test_a_submitted_tune_is_queued_with_its_files_and_first_event(world: World) -> None:
@@ -29,20 +30,92 @@ async def test_a_submitted_tune_is_queued_with_its_files_and_first_event(world: 
     assert [(event.seq, event.kind, event.body["reason"]) for event in log] == [(1, "status_changed", "QUEUED")]
 
 
+async def test_a_submitted_tune_bears_the_checkpoint_that_was_found(world: World) -> None:
+    submitted = await tunes.submit(world.database, world.new_tune([await world.file()], checkpoint_engine=ENGINE))
+
+    tune, base = submitted.tune, world.checkpoint
+    assert (tune.checkpoint_id, tune.checkpoint_name, tune.engine) == (base.id, "tiny-shapes", ENGINE)
+    assert tune.checkpoint_ref == "tunesmith:tiny-shapes"
+    assert tune.details["base_checkpoint"] == {"checkpoint_id": base.id, "engine": ENGINE, "name": "tiny-shapes"}
+
+
+async def test_whatever_stands_against_a_checkpoint_is_said_of_its_field(world: World) -> None:
+    other = await keys.create_tenant(world.database, "other")
+    picture = await world.file()
+    unready = await assets.create(world.database, assets.NewAsset(world.tenant.id, "checkpoint", "unready"))
+    foreign = await assets.create(
+        world.database, assets.NewAsset(other.id, "checkpoint", "foreign", source={"builtin": "x"})
+    )
+
+    async def told(**asked: Any) -> list[tuple[str, str]]:
+        with pytest.raises(errors.InvalidReference) as caught:
+            await tunes.submit(world.database, world.new_tune([picture], **asked))
+        return caught.value.violations
+
+    path = "details.lora_tune.base_checkpoint.checkpoint_id"
+    assert await told(checkpoint_ref="none") == [(path, "there is no asset 'none'")]
+    assert await told(checkpoint_ref=foreign.id) == [(path, f"there is no asset '{foreign.id}'")]
+    sentence = f"the asset '{picture.id}' is a file, and not a checkpoint"
+    assert await told(checkpoint_ref=picture.id) == [(path, sentence)]
+    sentence = "the checkpoint 'unready' is ready_to_upload, and not ready"
+    assert await told(checkpoint_ref=unready.name) == [(path, sentence)]
+    assert await told(checkpoint_engine="image/flux-dev") == [
+        ("details.lora_tune.base_checkpoint.engine", f"the checkpoint's engine is '{ENGINE}'")
+    ]
+
+
+async def test_one_name_is_each_tenants_own_checkpoint_also_in_one_transaction(world: World) -> None:
+    other = await keys.create_tenant(world.database, "other")
+    owners = [world.tenant, other]
+    made = [
+        await assets.create(
+            world.database,
+            assets.NewAsset(owner.id, "checkpoint", "mine", data={"engine": ENGINE}, source={"builtin": "x"}),
+        )
+        for owner in owners
+    ]
+    files = [await world.file(tenant=owner) for owner in owners]
+    news = [
+        world.new_tune([file], tenant_id=owner.id, checkpoint_ref=ref)
+        for owner, file in zip(owners, files, strict=True)
+        for ref in ("mine", "tunesmith:tiny-shapes")
+    ]
+
+    answers = await asyncio.gather(*(tunes.submit(world.database, new) for new in news))
+
+    found = [answer.tune.checkpoint_id for answer in answers]
+    assert found == [made[0].id, world.checkpoint.id, made[1].id, world.checkpoint.id]
+
+
+async def test_a_retry_is_known_though_its_checkpoint_is_gone(world: World) -> None:
+    source = {"builtin": "x"}
+    mine = await assets.create(
+        world.database, assets.NewAsset(world.tenant.id, "checkpoint", "mine", data={"engine": ENGINE}, source=source)
+    )
+    new = world.new_tune([await world.file()], checkpoint_ref="mine", request_id="r")
+    first = await tunes.submit(world.database, new)
+    await assets.delete(world.database, world.tenant.id, mine.id)
+
+    assert (await tunes.submit(world.database, new)).tune.id == first.tune.id
+    assert (await tunes.check(world.database, new)).id == first.tune.id
+    with pytest.raises(errors.InvalidReference):
+        await tunes.submit(world.database, dataclasses.replace(new, name="another", request_id="s"))
+
+
 async def test_every_unknown_file_is_reported_at_once(world: World) -> None:
     other = await keys.create_tenant(world.database, "other")
     good, foreign, gone = await world.file(), await world.file(tenant=other), await world.file()
     await assets.delete(world.database, world.tenant.id, gone.id)
-    new = world.new_tune([good, foreign, gone, world.checkpoint], checkpoint_id="asset_none")
+    new = world.new_tune([good, foreign, gone, world.checkpoint], checkpoint_ref="asset_none")
 
     with pytest.raises(errors.InvalidReference) as caught:
         await tunes.submit(world.database, new)
 
     assert [path for path, _ in caught.value.violations] == [
+        "details.lora_tune.base_checkpoint.checkpoint_id",
         "details.lora_tune.files[1].file_id",
         "details.lora_tune.files[2].file_id",
         "details.lora_tune.files[3].file_id",
-        "details.lora_tune.base_checkpoint.checkpoint_id",
     ]
 
 

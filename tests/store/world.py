@@ -45,10 +45,7 @@ class World:
         asked: dict[str, Any] = {
             "tenant_id": self.tenant.id,
             "name": f"tune-{number}",
-            "engine": ENGINE,
-            "checkpoint_id": self.checkpoint.id,
             "checkpoint_ref": "tunesmith:tiny-shapes",
-            "checkpoint_name": "tiny-shapes",
             "details": {"steps": 10, "trigger_words": ["sks"]},
             "files": [(file.id, None) for file in pictures],
             "steps": 10,

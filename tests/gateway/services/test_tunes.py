@@ -139,10 +139,10 @@ async def test_unknown_checkpoint_and_unknown_file_are_told_at_once(tenant: Any,
     told = await ask.refused(tenant.tunes.CreateTune(ask.tune([picture.id, "asset_unknown"], checkpoint="nobody:x")))
 
     assert told.code == grpc.StatusCode.INVALID_ARGUMENT
-    assert told.violations.keys() == {
+    assert list(told.violations) == [
         "details.lora_tune.base_checkpoint.checkpoint_id",
         "details.lora_tune.files[1].file_id",
-    }
+    ]
 
 
 async def test_file_of_another_tenant_is_as_unknown_as_none(tenant: Any, other: Any, ask: Any) -> None:

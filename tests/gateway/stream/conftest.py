@@ -175,12 +175,8 @@ class Stage:
             **{
                 "tenant_id": self.tenant,
                 "name": name,
-                "engine": ENGINE,
-                "checkpoint_id": self.checkpoint.id,
                 "checkpoint_ref": "tunesmith:tiny-shapes",
-                "checkpoint_name": "tiny-shapes",
                 "details": {
-                    "base_checkpoint": {"checkpoint_id": self.checkpoint.id},
                     "files": [],
                     "steps": 3,
                     "trigger_words": ["quick"],

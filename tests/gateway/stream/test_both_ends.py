@@ -101,14 +101,11 @@ class Service:
 
         await self.objects.write(key, chunks())
         await assets.complete(self.database, self.tenant, made.id, size_bytes=len(body), sha256=sha256, object_key=key)
-        details: dict[str, Any] = {"steps": 3, "trigger_words": [word], "base_checkpoint": {"checkpoint_id": "x"}}
+        details: dict[str, Any] = {"steps": 3, "trigger_words": [word]}
         new = tunes.NewTune(
             tenant_id=self.tenant,
             name=f"tune-{word}",
-            engine=self.checkpoint.engine or "",
-            checkpoint_id=self.checkpoint.id,
             checkpoint_ref="tunesmith:tiny-shapes",
-            checkpoint_name="tiny-shapes",
             details=details,
             files=[(made.id, None)],
             steps=3,

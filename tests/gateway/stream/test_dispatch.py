@@ -2,7 +2,7 @@
 
 import hashlib
 
-from store import leases, trainers, tunes
+from store import assets, leases, trainers, tunes
 from store.states import TuneState
 from tests.gateway.stream.conftest import ENGINE, Stage
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -71,7 +71,8 @@ async def test_two_slots_get_two_tunes(stage: Stage) -> None:
 
 async def test_an_engine_that_nobody_offers_waits(stage: Stage) -> None:
     gateway = await stage.gateway()
-    tune = await stage.submit(engine="image/flux-dev")
+    other = await assets.publish(stage.database, "tunesmith", "other", "image/flux-dev", {"builtin": "other"})
+    tune = await stage.submit(checkpoint_ref=other.id)
     trainer = await stage.trainer(gateway)
     await trainer.hear("welcome")
     await trainer.beat()
