@@ -74,13 +74,14 @@ class Watch:
                 # The state is read before the log: an end that comes between the two is found with the next look.
                 ended = await self._has_ended(tenant_id, tune_id)
                 page = await self._page(tune_id, after_seq)
-                for event in page:
+                for event in page or ():
                     yield event
                     after_seq = event.seq
-                if ended and len(page) < PAGE:
+                if page is not None and len(page) == PAGE:
+                    continue
+                if ended and page is not None:
                     return
-                if len(page) < PAGE:
-                    await self._wait(bell)
+                await self._wait(bell)
         finally:
             self._bells[tune_id].discard(bell)
             if not self._bells[tune_id]:
@@ -94,13 +95,13 @@ class Watch:
         except DatabaseAway:
             return False
 
-    async def _page(self, tune_id: str, after_seq: int) -> list[Event]:
-        """The next events; none while the database is away: a watcher outlives that."""
+    async def _page(self, tune_id: str, after_seq: int) -> list[Event] | None:
+        """The next events; None while the database is away: a watcher outlives that, and there may be more of them."""
         try:
             return await events.list_events(self._database, tune_id, after_seq, PAGE)
         except DatabaseAway as exc:
             log.info(f"A watcher waits for the database: {exc}", action="watch_waits", tune_id=tune_id)
-            return []
+            return None
 
     async def _wait(self, bell: asyncio.Event) -> None:
         if self._closing:

@@ -128,6 +128,28 @@ async def test_watch_outlives_an_absent_database(tenant: Any, service: Any, monk
     await following.aclose()
 
 
+async def test_watch_of_a_tune_that_has_ended_waits_for_its_end_while_the_database_is_away(
+    tenant: Any, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = await tenant.create_tune()
+    await tenant.tunes.CancelTune(tune_service_pb2.CancelTuneRequest(id=created.id))
+    list_events, asked = events.list_events, 0
+
+    async def absent_once(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise DatabaseAway("gone")
+        return await list_events(*arguments)
+
+    monkeypatch.setattr(events, "list_events", absent_once)
+    seen = [
+        event.body["status"] async for event in Watch(service.database, poll_seconds=0.01).follow(tenant.id, created.id)
+    ]
+
+    assert seen == ["pending", "cancelled"]
+
+
 async def test_gateway_that_goes_away_sends_its_watchers_elsewhere(tenant: Any, service: Any, ask: Any) -> None:
     created = await tenant.create_tune()
     call = tenant.tunes.WatchTune(request(created.id))
