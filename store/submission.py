@@ -242,7 +242,7 @@ async def _look_up(transaction: Transaction, news: Sequence[NewTune]) -> _Desk:
     if wanted["requests"]:
         requested = [record(Tune, row) for row in await transaction.execute(_REQUESTED, wanted)]
     checkpoints = await _look_up_checkpoints(transaction, news)
-    files = await transaction.execute(_FILES, wanted)
+    files = await transaction.execute(_FILES_BY_ID, wanted)
     return _Desk(
         now=locked[0].now if locked else datetime.min,  # not asked for: without a tenant nothing is accepted
         tenants={row.id: _Tenant(row.queued, row.queue_limit) for row in locked},
@@ -280,7 +280,7 @@ _REQUESTED = select(tunes).where(
     among(tunes.c.tenant_id, "tenants"), among(tunes.c.request_id, "requests"), tunes.c.request_id.is_not(None)
 )
 #: By the primary key.
-_FILES = select(assets.c.id, assets.c.tenant_id, assets.c.asset_type).where(
+_FILES_BY_ID = select(assets.c.id, assets.c.tenant_id, assets.c.asset_type).where(
     among(assets.c.id, "files"), assets.c.deleted_at.is_(None)
 )
 

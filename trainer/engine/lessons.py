@@ -36,6 +36,8 @@ class Lesson:
     """Each tensor (b, ...)."""
     crops: list[Crop]
     """Of the b pictures."""
+    masks: int
+    """Seeds the LoRA's dropout, whose masks are drawn on the device."""
 
 
 class Lessons:
@@ -61,12 +63,13 @@ class Lessons:
         shape = latents[0].mean.shape
         # Drawn for the whole step on the CPU, then moved at once; pinned, so that the move waits for nothing.
         z, ε, t = (self._moved(x) for x in self._drawn(step, shape))
-        for at in range(0, len(pictures), size):
+        for number, at in enumerate(range(0, len(pictures), size)):
             now = slice(at, at + size)
             mean, deviation = (torch.stack([getattr(x, part) for x in latents[now]]) for part in ("mean", "deviation"))
             text = {name: torch.stack([said[name] for said in texts[now]]) for name in texts[0]}
             crops = [self._seen.crops[i] for i in pictures[now]]
-            yield Lesson(mean + deviation * z[now], ε[now], t[now], text, crops)
+            masks = self._dice.bits("dropout", step, number)
+            yield Lesson(mean + deviation * z[now], ε[now], t[now], text, crops, masks)
 
     def _drawn(self, step: int, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         z = self._dice.normal("latent", step, self._batch, shape)

@@ -4,7 +4,7 @@ any one, and begin at any one that it has the state of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from trainer.engine.families.base import Family
-from trainer.engine.lessons import Lessons
+from trainer.engine.lessons import Lesson, Lessons
 from trainer.engine.lora import Adapter
-from trainer.engine.objective import Diffusion, drifts, losses
-from trainer.engine.randomness import bits
+from trainer.engine.objective import Diffusion, Predict, drifts, losses
 from trainer.engine.recipe import Recipe
 from trainer.engine.schedule import learning_rate
 
@@ -76,20 +75,19 @@ def train(
     for step in range(first, recipe.steps):
         adapter.zero_gradients()
         loss = torch.zeros((), device=base.device)
-        for number, lesson in enumerate(course.lessons.at(step, pace.batch_size)):
+        for lesson in course.lessons.at(step, pace.batch_size):
             if dropout > 0:
-                torch.manual_seed(bits(recipe.seed, "dropout", step, number))  # its masks are drawn on the device
+                torch.manual_seed(lesson.masks)
             with mixed:
-                predict = partial(base.predict, text=lesson.text, crops=lesson.crops)
-                each = losses(predict, diffusion, lesson.x_0, lesson.t, lesson.ε)
+                each = losses(_answer(base, lesson), diffusion, lesson.x_0, lesson.t, lesson.ε)
             part = each.sum() / recipe.batch
             part.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             loss += part.detach()
-        for number, lesson in enumerate(course.prior.at(step, pace.batch_size) if course.prior else ()):
+        for lesson in course.prior.at(step, pace.batch_size) if course.prior else ():
             if dropout > 0:
-                torch.manual_seed(bits(recipe.seed, "prior dropout", step, number))
+                torch.manual_seed(lesson.masks)
             with mixed:
-                predict = partial(base.predict, text=lesson.text, crops=lesson.crops)
+                predict = _answer(base, lesson)
                 teacher = partial(_without, adapter, predict)
                 each = drifts(predict, teacher, diffusion, lesson.x_0, lesson.t, lesson.ε)
             (weight * each.sum() / recipe.batch).backward()  # type: ignore[no-untyped-call]
@@ -97,6 +95,10 @@ def train(
         yield Step(step + 1, loss, adapter.update(rate), rate)
 
 
-def _without(adapter: Adapter, predict: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
+def _answer(base: Family, lesson: Lesson) -> Predict:
+    return partial(base.predict, text=lesson.text, crops=lesson.crops)
+
+
+def _without(adapter: Adapter, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
     with adapter.off():
         return predict(x_t, t)

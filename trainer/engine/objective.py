@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""x_t (B, C, H, W) and t (B,) of int64 to ε or v, shaped like x_t."""
+
 
 @dataclass(frozen=True)
 class Diffusion:
@@ -31,6 +34,10 @@ class Diffusion:
         """T."""
         return len(self.w)
 
+    def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α_t and σ_t, each (B, 1, 1, 1), of t (B,)."""
+        return self.α[t].view(-1, 1, 1, 1), self.σ[t].view(-1, 1, 1, 1)
+
 
 def diffusion(alphas_cumprod: Tensor, predicts_v: bool, γ: float, device: torch.device) -> Diffusion:
     """The schedule of ᾱ_t (T,); γ = 0 weighs all t alike."""
@@ -42,17 +49,16 @@ def diffusion(alphas_cumprod: Tensor, predicts_v: bool, γ: float, device: torch
     return Diffusion(α, σ, w, predicts_v)
 
 
-def losses(predict: Callable[[Tensor, Tensor], Tensor], of: Diffusion, x_0: Tensor, t: Tensor, ε: Tensor) -> Tensor:
+def losses(predict: Predict, of: Diffusion, x_0: Tensor, t: Tensor, ε: Tensor) -> Tensor:
     """(B,): the weighted squared error of each picture's prediction. x_0, ε: (B, C, H, W); t: (B,) of int64."""
-    α, σ = of.α[t].view(-1, 1, 1, 1), of.σ[t].view(-1, 1, 1, 1)
-    x_t = α * x_0 + σ * ε
+    α, σ = of.at(t)
     target = α * ε - σ * x_0 if of.predicts_v else ε
-    return of.w[t] * (predict(x_t, t).float() - target).square().mean(dim=(1, 2, 3))
+    return of.w[t] * (predict(α * x_0 + σ * ε, t).float() - target).square().mean(dim=(1, 2, 3))
 
 
 def drifts(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    teacher: Callable[[Tensor, Tensor], Tensor],
+    predict: Predict,
+    teacher: Predict,
     of: Diffusion,
     x_0: Tensor,
     t: Tensor,
@@ -63,7 +69,8 @@ def drifts(
     Prior preservation (Ruiz et al. 2023) with the base's answer for the target, as in learning without forgetting (Li
     and Hoiem 2016): it holds none of the noise that ε itself would, so it says more in fewer steps.
     """
-    x_t = of.α[t].view(-1, 1, 1, 1) * x_0 + of.σ[t].view(-1, 1, 1, 1) * ε
+    α, σ = of.at(t)
+    x_t = α * x_0 + σ * ε
     with torch.no_grad():
         target = teacher(x_t, t).float()
     return of.w[t] * (predict(x_t, t).float() - target).square().mean(dim=(1, 2, 3))

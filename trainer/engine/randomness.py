@@ -26,9 +26,13 @@ class Dice:
         # Seeded anew for every draw; one object saves making 2.5 kB of state each time.
         self._generator = torch.Generator("cpu")
 
+    def bits(self, purpose: str, step: int, position: int = 0) -> int:
+        """A seed of 32 bits, for what is not drawn here."""
+        return bits(self._seed, self._course + purpose, step, position)
+
     def generator(self, purpose: str, step: int, position: int = 0) -> torch.Generator:
         """Freshly seeded. The next call seeds it again: draw first."""
-        return self._generator.manual_seed(bits(self._seed, self._course + purpose, step, position))
+        return self._generator.manual_seed(self.bits(purpose, step, position))
 
     def normal(self, purpose: str, step: int, positions: Sequence[int], shape: Sequence[int]) -> Tensor:
         """(B, *shape) of N(0, 1), one draw a position."""

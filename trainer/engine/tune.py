@@ -82,7 +82,7 @@ class Tune:
         kept = self._judged(shape, earlier)
         resolved = earlier or self._resolved(shape, hyperparameters, kept)
         self._tell_recipe(resolved, earlier is not None)
-        return self._made(self._base(resolved), shape, resolved, kept)
+        return self._made(self._base(resolved), resolved, kept)
 
     def _judged(self, shape: Shape, earlier: Recipe | None) -> list[Kept]:
         start = self._start
@@ -130,7 +130,7 @@ class Tune:
             self._report(Resident(shop.residence.digests, shop.residence.size_bytes))
         return base
 
-    def _made(self, base: Family, shape: Shape, resolved: Recipe, kept: list[Kept]) -> Saved:
+    def _made(self, base: Family, resolved: Recipe, kept: list[Kept]) -> Saved:
         self._phase("encoding")
         said = [one.caption for one in kept]
         if cuts := captions.cut({one.file_id: one.caption for one in kept}, base.unread):
@@ -138,7 +138,7 @@ class Tune:
         with computing(resolved, self._shop):
             files = [one.file for one in kept]
             encodings = encode(base, resolved, files, said, self._shop.cache, self._pause)
-            course = self._course(base, shape, resolved, encodings, said)
+            course = self._course(base, resolved, encodings, said)
             for file in files:
                 file.unlink()
             with worn(base, resolved) as adapter:
@@ -148,13 +148,13 @@ class Tune:
                 self._phase("saving")
                 return self._saved(adapter, resolved, said, progress)
 
-    def _course(self, base: Family, shape: Shape, resolved: Recipe, seen: Encodings, said: list[str]) -> Course:
+    def _course(self, base: Family, resolved: Recipe, seen: Encodings, said: list[str]) -> Course:
         timesteps, cache = len(base.alphas_cumprod), self._shop.cache
         lessons = Lessons(seen, resolved, timesteps, base.device)
         if resolved.number("prior_preservation_weight") == 0:
             return Course(lessons)
-        if shape.prior:
-            known = prior.of_base(base, resolved, shape.prior, cache, self._pause)
+        if brought := self._family.prior(self._start.checkpoint):
+            known = prior.of_base(base, resolved, brought, cache, self._pause)
         else:
             known = prior.of_tune(base, resolved, seen, said, cache)
         return Course(lessons, Lessons(known, resolved, timesteps, base.device, "prior "))

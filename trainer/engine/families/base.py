@@ -39,8 +39,6 @@ class Shape:
     """Pixels: each side of a picture is a multiple of it."""
     hyperparameters: Mapping[str, Value] = field(default_factory=dict)
     """Defaults of its own, where it brings any: a small model wants a higher rate."""
-    prior: Sequence[PriorPicture] = ()
-    """What a tune on it should not make it forget, where it brings such."""
 
 
 class Family(ABC):
@@ -79,6 +77,11 @@ class Family(ABC):
     @abstractmethod
     def load(cls, source: CheckpointSource, device: torch.device, precision: str) -> Self:
         """Loads a checkpoint's weights, safetensors only. Raises as `describe` does."""
+
+    @classmethod
+    @abstractmethod
+    def prior(cls, source: CheckpointSource) -> list[PriorPicture]:
+        """What a tune on a checkpoint should not make it forget, where it brings such. Raises as `describe` does."""
 
     @abstractmethod
     def encode_picture(self, pixels: Tensor) -> Encoded:

@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from trainer.engine.buckets import Crop
 from trainer.engine.cache import Encoded
 from trainer.engine.families import sources
-from trainer.engine.families.base import Family, Shape
+from trainer.engine.families.base import Family, PriorPicture, Shape
 from trainer.failures import CheckpointRefused, CheckpointUnreadable
 from trainer.pipe import CheckpointSource
 
@@ -50,7 +50,7 @@ class StableDiffusion15(Family):
 
     @classmethod
     def describe(cls, source: CheckpointSource) -> Shape:
-        """Reads unet/config.json, vae/config.json, scheduler_config.json, and what the base brings for tunes."""
+        """Reads unet/config.json, vae/config.json and scheduler_config.json."""
         root = sources.folder(source, cls.engine, weights=False)
         unet, vae = sources.config(root, "unet"), sources.config(root, "vae")
         if unet.get("_class_name") != "UNet2DConditionModel" or unet.get("addition_embed_type"):
@@ -59,12 +59,8 @@ class StableDiffusion15(Family):
         if predicted not in ("epsilon", "v_prediction"):
             raise CheckpointRefused(f"the checkpoint predicts {predicted!r}; epsilon or v_prediction was wanted")
         factor, depth = (2 ** (len(part["block_out_channels"]) - 1) for part in (vae, unet))
-        return Shape(
-            native_size=unet["sample_size"] * factor,
-            divisibility=factor * depth,
-            hyperparameters=sources.hyperparameters(root),
-            prior=sources.prior(root),
-        )
+        own = sources.hyperparameters(root)
+        return Shape(native_size=unet["sample_size"] * factor, divisibility=factor * depth, hyperparameters=own)
 
     @classmethod
     def load(cls, source: CheckpointSource, device: torch.device, precision: str) -> Self:
@@ -78,6 +74,11 @@ class StableDiffusion15(Family):
             raise  # no fault of the checkpoint's
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, SingleFileComponentError) as exc:
             raise CheckpointUnreadable(f"the checkpoint could not be loaded: {str(exc)[:500]}") from exc
+
+    @classmethod
+    def prior(cls, source: CheckpointSource) -> list[PriorPicture]:
+        """The folder's prior/."""
+        return sources.prior(sources.folder(source, cls.engine, weights=False))
 
     @torch.no_grad()
     def encode_picture(self, pixels: Tensor) -> Encoded:
