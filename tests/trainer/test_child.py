@@ -10,16 +10,19 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from tests.servers.processes import memory_bytes
 from trainer import pipe
 from trainer.pipe import (
     Broke,
     CheckpointSource,
     Judged,
+    Memory,
     Message,
     PhaseChanged,
     PictureFile,
@@ -118,6 +121,21 @@ def test_the_next_tune_finds_the_base_loaded(child: Child, start: Start, tmp_pat
     child.wait_for(Saved)
 
     assert child.of(Resident) == []
+
+
+def test_the_memory_of_the_whole_process_is_told_with_steps_and_at_the_end(child: Child, start: Start) -> None:
+    child.heard.clear()
+
+    child.send(replace(start, tune_id="tune_memory"))
+    child.wait_for(Saved)
+    last = child.wait_for(Memory)
+
+    told_after = [after for before, after in pairwise(child.heard) if isinstance(before, Stepped | Saved)]
+    assert len(told_after) >= 2
+    assert all(isinstance(after, Memory) for after in told_after)
+    assert abs(last.now_bytes - memory_bytes(child.process.pid)) < 32 << 20  # the kernel counts in batches
+    assert last.now_bytes <= last.peak_bytes < 8 << 30
+    assert [told.peak_bytes for told in child.of(Memory)] == sorted(told.peak_bytes for told in child.of(Memory))
 
 
 def test_a_cancelled_tune_stops_within_a_step(child: Child, start: Start) -> None:

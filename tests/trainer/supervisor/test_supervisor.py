@@ -547,6 +547,10 @@ async def test_metrics_tell_steps_tunes_and_the_connection(bench: Bench) -> None
     for line in (
         "tunesmith_trainer_steps_total 3.0",
         "tunesmith_trainer_step_seconds_count 3.0",
+        "tunesmith_trainer_step_seconds_sum 1.75",  # as the engine says, whatever the speed over the last steps
+        "tunesmith_trainer_engine_memory_bytes 0.0",
+        "tunesmith_trainer_engine_process_memory_bytes 3000.0",
+        "tunesmith_trainer_engine_process_memory_peak_bytes 4000.0",
         'tunesmith_trainer_tunes_total{outcome="finished"} 1.0',
         "tunesmith_trainer_tunes_held 0.0",
         "tunesmith_trainer_connected 1.0",
