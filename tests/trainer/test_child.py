@@ -222,6 +222,36 @@ time.sleep(60)
     assert ended == [watched]
 
 
+def test_a_child_whose_parent_died_before_it_asked_for_the_signal_ends_at_once() -> None:
+    script = """
+import ctypes, os, time
+from trainer.engine.__main__ import die_with_parent
+
+class Late(ctypes.CDLL):
+    def prctl(self, *arguments):
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        print("orphaned", flush=True)
+        return self["prctl"](*arguments)
+
+ctypes.CDLL = Late
+parent = os.getpid()
+read, write = os.pipe()
+if os.fork():
+    os.read(read, 1)
+    os._exit(0)
+seen = os.getppid
+os.getppid = lambda: (seen(), os.write(write, b"."))[0]  # the parent leaves once the child knows it
+die_with_parent()
+print("lives on", flush=True)
+"""
+
+    # Returns when the orphan too has closed its standard output: when it has ended.
+    ended = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+
+    assert ended.stdout == "orphaned\n"
+
+
 def test_nothing_that_the_child_starts_holds_the_pipe(child: Child, start: Start) -> None:
     child.send(start)
     child.wait_for(Saved)

@@ -32,13 +32,17 @@ async def welcomed(bench: Bench, **settings: Any) -> tuple[Supervisor, Stream]:
 async def sign_put(bench: Bench, stream: Stream) -> pb.UrlRequest:
     """Answers the next UrlRequest with URLs under the attempt's own prefix."""
     request: pb.UrlRequest = await stream.hear("url_request")
+    await stream.say(urls=signed(bench, request))
+    return request
+
+
+def signed(bench: Bench, request: pb.UrlRequest) -> pb.Urls:
     lease = request.lease
     urls = [
         pb.SignedUrl(object=wanted, url=f"{bench.objects.url}/incoming/{lease.tune_id}/{lease.epoch}/{wanted.name}")
         for wanted in request.objects
     ]
-    await stream.say(urls=pb.Urls(request_id=request.request_id, urls=urls))
-    return request
+    return pb.Urls(request_id=request.request_id, urls=urls)
 
 
 async def test_hello_says_what_the_engine_can_do(bench: Bench) -> None:
@@ -464,6 +468,32 @@ async def test_an_upload_waits_for_an_object_store_that_is_away(bench: Bench) ->
 
     await stream.hear("finished")
     assert bench.objects.objects["/incoming/tune_1/1/lora.safetensors"] == b"lora of tune_1"
+
+
+async def test_a_result_whose_file_is_gone_is_reported_all_the_same(bench: Bench) -> None:
+    _, stream = await welcomed(bench)
+    await stream.say(assign=bench.assign())
+    request: pb.UrlRequest = await stream.hear("url_request")
+    [spooled] = (bench.folder / "data" / "spool").glob("*/*.object")
+    spooled.unlink()
+
+    await stream.say(urls=signed(bench, request))
+    finished = await asyncio.wait_for(stream.hear("finished"), 20)
+
+    assert finished.lease == request.lease  # the gateway finds nothing uploaded, and lets another attempt follow
+    assert bench.objects.objects.keys() == {"/pictures/asset_1"}
+
+
+async def test_a_result_whose_url_is_none_is_reported_all_the_same(bench: Bench) -> None:
+    _, stream = await welcomed(bench)
+    await stream.say(assign=bench.assign())
+    request: pb.UrlRequest = await stream.hear("url_request")
+
+    urls = [pb.SignedUrl(object=wanted, url="http://\x00") for wanted in request.objects]
+    await stream.say(urls=pb.Urls(request_id=request.request_id, urls=urls))
+    finished = await asyncio.wait_for(stream.hear("finished"), 20)
+
+    assert finished.lease == request.lease
 
 
 async def test_a_wrong_picture_fails_the_attempt_with_its_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
