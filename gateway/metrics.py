@@ -3,13 +3,14 @@ which hands its `rpc` and `http` to whoever measures. The stream's series are in
 
 A scrape never waits for the database: what is counted there is read every few seconds into a snapshot, and a scrape
 gets the newest one with its time. All gateways tell the same numbers about it: take the max over them, not the sum.
+Ended tunes only grow, so they are not counted there: each gateway counts its own commits, and their sum is right.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
@@ -23,9 +24,11 @@ from prometheus_client.registry import Collector
 from gateway.config import Address, ConfigError
 from store import trainers, tunes
 from store.database import Database
+from store.states import TERMINAL
 from store.tunes import QueueStats
 
 ENGINES = 64  # that get series of their own: a tenant can invent engines for its checkpoints
+OTHER = "other"  # stands for all engines that have none
 PERIOD = 5.0  # seconds between two readings of the database
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds
 
@@ -81,10 +84,16 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._ended = Counter(
+            "tunesmith_tunes_ended",
+            "Tunes that this gateway has ended, by final state and engine: sum over gateways.",
+            ["state", "engine"],
+            registry=self.registry,
+        )
         self._snapshot: Snapshot | None = None  # written by follow, read by a scrape's thread
         self._read_at = 0.0  # seconds since the epoch; the same
-        # Engines that have had a queue: their series go to 0 and do not end, which an autoscaler takes for a fault.
-        self._engines: frozenset[str] = frozenset()  # the same
+        # Engines that have had a tune: their series go to 0 and do not end, which an autoscaler takes for a fault.
+        self._engines: frozenset[str] = frozenset()  # written by _admit, read by a scrape's thread
         self.registry.register(_Queue(self))
 
     def rpc(self, method: str, code: str, seconds: float) -> None:
@@ -99,6 +108,11 @@ class Metrics:
         """One upload was judged; no reason: accepted."""
         self._pictures.labels(reason or "ACCEPTED").inc()
 
+    def ended(self, state: str, engine: str) -> None:
+        """A commit of this gateway has ended a tune."""
+        self._admit([engine])
+        self._ended.labels(state, engine if engine in self._engines else OTHER).inc()
+
     async def follow(self, read: Callable[[], Awaitable[Snapshot]]) -> None:
         """Reads the database again and again until cancelled. Where that fails, the last snapshot stays."""
         while True:
@@ -107,8 +121,7 @@ class Metrics:
             except Exception as exc:  # a metric is no reason to end the gateway, whatever the store throws
                 log.warning(f"The queue could not be counted: {exc}", action="queue_count_failed")
             else:
-                room = ENGINES - len(self._engines)
-                self._engines |= set(sorted(snapshot.queue.queued.keys() - self._engines)[:room])
+                self._admit(snapshot.queue.queued)
                 self._snapshot, self._read_at = snapshot, time.time()
             await asyncio.sleep(PERIOD)
 
@@ -158,12 +171,21 @@ class Metrics:
         text = "When the database was last counted, seconds since the epoch."
         yield GaugeMetricFamily("tunesmith_queue_read_timestamp_seconds", text, value=self._read_at)
 
+    def _admit(self, engines: Iterable[str]) -> None:
+        """Gives engines series of their own while there is room."""
+        new = sorted(frozenset(engines) - self._engines)
+        room = ENGINES - len(self._engines)
+        self._engines |= frozenset(new[:room])
+        for engine in [*new[:room], OTHER] if new[room:] else new:
+            for state in TERMINAL:
+                self._ended.labels(state, engine)  # begins at 0: a rate sees no series' first value
+
     def _by_engine(self, values: Mapping[str, float], together: Callable[[list[float]], float]) -> dict[str, float]:
         """A number for each engine that has a series, and one for all others."""
         engines = self._engines
         shown = dict.fromkeys(engines, 0.0) | {name: value for name, value in values.items() if name in engines}
         others = [value for name, value in values.items() if name not in engines]
-        return shown | ({"other": together(others)} if others else {})
+        return shown | ({OTHER: together(others)} if others else {})
 
 
 class _Queue(Collector):

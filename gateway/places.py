@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
 
 from store import trainers, tunes
 from store.database import Database
@@ -69,21 +70,19 @@ class Remembered(Generic[Key, Value]):
         self._find = find
         self._clock = clock
         self._answers: dict[Key, _Answer[Value]] = {}
-        self._locks: dict[Key, asyncio.Lock] = {}  # there is one while somebody holds it or waits for it
+        # A lock is there for as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     async def get(self, key: Key) -> Value:
         """The answer, found now or a short while ago."""
         known = self._answers.get(key)
         if known is not None and self._clock() < known.until:
             return known.value
-        lock = self._locks.setdefault(key, asyncio.Lock())
         asked = self._clock()
-        async with lock:
+        async with self._locks.setdefault(key, asyncio.Lock()):
             known = self._answers.get(key)
             if known is None or known.until < asked:
                 known = await self._find_anew(key)
-        if not lock.locked():
-            self._locks.pop(key, None)
         return known.value
 
     async def _find_anew(self, key: Key) -> _Answer[Value]:

@@ -86,6 +86,7 @@ class Server:
 
         self._database = await self._open_database()
         await self._database.migrate()
+        self._database.tell_ended = self._metrics.ended
         await catalogue.publish(self._database, self._checkpoints)
 
         picture_limits = Limits(size_bytes=settings.max_picture_bytes, pixels=settings.max_picture_pixels)

@@ -57,6 +57,8 @@ class Transaction:
         self.connection = connection
         #: Published after the commit, never inside it.
         self.wakeups: list[tuple[Topic, str]] = []
+        #: State and engine of each tune that it ends; told after the commit.
+        self.ended: list[tuple[str, str]] = []
 
     async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[Any]:
         """Executes one statement, or one with many rows of parameters."""
@@ -66,12 +68,18 @@ class Transaction:
         """Publishes the id once this transaction is committed."""
         self.wakeups.append((topic, id))
 
+    def end(self, state: str, engine: str) -> None:
+        """Tells that a tune has ended, once this transaction is committed."""
+        self.ended.append((state, engine))
+
 
 class Database:
     """An open database. Made by `await Database.open(url)`."""
 
     def __init__(self, reader: AsyncEngine, writer: AsyncEngine, beater: AsyncEngine, wakeups: Wakeups) -> None:
         self.wakeups = wakeups
+        #: Is told of each tune that a commit of this process has ended: its state and engine. Whoever counts sets it.
+        self.tell_ended: Callable[[str, str], None] = lambda state, engine: None
         #: Seconds that SQLite's clock is moved by; see move_clock().
         self._moved = 0.0
         self._reader = reader
@@ -184,8 +192,12 @@ class Database:
         return int((time.time() + self._moved) * 1e6)
 
     def _publish(self, transaction: Transaction | None) -> None:
-        for topic, id in transaction.wakeups if transaction else ():
+        if transaction is None:
+            return
+        for topic, id in transaction.wakeups:
             self.wakeups.publish(topic, id)
+        for state, engine in transaction.ended:
+            self.tell_ended(state, engine)
 
 
 def _open_sqlite(url: URL, pool_size: int) -> Database:

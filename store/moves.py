@@ -1,5 +1,5 @@
-"""Every move of a tune, with all that belongs to one: the row, its tenant's counters, its events, the wake-ups. Used
-by tunes, leases and reports inside their transactions; knows no callers and no trainers.
+"""Every move of a tune, with all that belongs to one: the row, its tenant's counters, its events, the wake-ups, and
+for the metrics its end. Used by tunes, leases and reports inside their transactions; knows no callers and no trainers.
 
 Locks are always taken in this order, so that nobody waits in a circle: tune row, tenant row, queue row. submit()
 begins at the tenant's row and touches only tunes that nobody else knows yet. A claim begins there too, and skips tune
@@ -48,6 +48,8 @@ async def move(
         values["ended_at"] = now()
     moved = await change(transaction, tune, entries, state=to, **values)
     await _count(transaction, tune, to)
+    if to in TERMINAL:
+        transaction.end(to, tune.engine)
     if to is TuneState.QUEUED or (tune.state in LEASED and to not in LEASED):
         transaction.wake("queue", tune.engine)  # it may be claimed, or its tenant may run another
     return moved

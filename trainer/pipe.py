@@ -151,6 +151,8 @@ class StepLine:
     learning_rate: float
     steps_per_second: float
     """Over the last steps; 0 until it is known."""
+    seconds: float
+    """That it took: the mean over the steps that were read together, since reading them waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,18 @@ class Resident:
     """What they take on the device."""
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What the engine process takes. Sent after Ready, Resident, Stepped and the end of a tune."""
+
+    now_bytes: int
+    """On a GPU what torch has reserved of it, else what is resident."""
+    peak_bytes: int
+    """The most since the process began."""
+
+
 ToChild = Start | Stop
-ToSupervisor = Ready | PhaseChanged | Judged | Resolved | Warned | Stepped | Saved | Broke | Stopped | Resident
+ToSupervisor = Ready | PhaseChanged | Judged | Resolved | Warned | Stepped | Saved | Broke | Stopped | Resident | Memory
 Message = ToChild | ToSupervisor
 
 T = TypeVar("T")

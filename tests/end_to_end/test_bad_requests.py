@@ -37,6 +37,13 @@ def without(key: str) -> dict[str, Any]:
         (tune_request("wrong", [UNKNOWN]), ["body", "details", "files", 0, "file_id"]),
         (tune_request("wrong", [UNKNOWN], seed=2**32), ["body", "details", "seed"]),
         (tune_request("wrong", [UNKNOWN], hyperparameters={"rnk": 4}), ["body", "details", "hyperparameters", "rnk"]),
+        *(
+            (
+                tune_request("wrong", [UNKNOWN], hyperparameters={"prior_preservation_weight": weight}),
+                ["body", "details", "hyperparameters", "prior_preservation_weight"],
+            )
+            for weight in (-1, 101, "ten")
+        ),
         (
             tune_request("wrong", [UNKNOWN], base_checkpoint={"checkpoint_id": "nobody:nothing"}),
             ["body", "details", "base_checkpoint", "checkpoint_id"],

@@ -48,6 +48,18 @@ def test_same_seed_gives_the_same_bytes_under_another_name_and_another_seed_give
     assert digests[0] != digests[2]
 
 
+def test_prior_preservation_weight_is_trained_with_and_stands_in_the_file(client: Client, pictures: list[Path]) -> None:
+    files = [client.upload(path) for path in pictures[:1]]
+    weights = {"held": {"prior_preservation_weight": 0.5}, "free": {}}
+
+    tunes = {name: client.tune(name, files, steps=3, hyperparameters=given) for name, given in weights.items()}
+    loras = {name: client.download(client.ended(tune["id"])["output_lora_ids"][0]) for name, tune in tunes.items()}
+
+    said = {name: metadata(content)["ss_prior_loss_weight"] for name, content in loras.items()}
+    assert said == {"held": "0.5", "free": "0.0"}
+    assert tensors(loras["held"]) != tensors(loras["free"])  # it was not only written down
+
+
 def test_events_tell_the_whole_story(client: Client, pictures: list[Path]) -> None:
     files = [client.upload(path) for path in pictures[:2]]
     tune = client.tune("story", files)
@@ -119,6 +131,17 @@ def test_second_tune_on_a_warm_trainer_loads_no_base(service: Service, client: C
 
     assert before >= 1
     assert base_loads(service) == before
+
+
+def metadata(lora: bytes) -> dict[str, str]:
+    """What a LoRA file says of itself."""
+    found: dict[str, str] = json.loads(lora[8 : 8 + int.from_bytes(lora[:8], "little")])["__metadata__"]
+    return found
+
+
+def tensors(lora: bytes) -> bytes:
+    """All that comes behind a safetensors file's header."""
+    return lora[8 + int.from_bytes(lora[:8], "little") :]
 
 
 def sha256(client: Client, asset_id: str) -> str:

@@ -79,6 +79,33 @@ async def test_queue_that_has_emptied_is_told_as_zero() -> None:
     assert 'tunesmith_queue_oldest_age_seconds{engine="image/flux-dev"} 0.0' in text
 
 
+async def test_ended_tunes_are_counted_by_state_and_engine() -> None:
+    metrics = Metrics("1")
+    await counted(metrics, snapshot({"image/flux-dev": 1}))
+    before = await asyncio.to_thread(scraped, metrics)
+
+    metrics.ended("succeeded", "image/flux-dev")
+    metrics.ended("succeeded", "image/flux-dev")
+    metrics.ended("failed", "image/unseen")
+
+    text = await asyncio.to_thread(scraped, metrics)
+    assert 'tunesmith_tunes_ended_total{engine="image/flux-dev",state="succeeded"} 0.0' in before
+    assert 'tunesmith_tunes_ended_total{engine="image/flux-dev",state="succeeded"} 2.0' in text
+    assert 'tunesmith_tunes_ended_total{engine="image/flux-dev",state="cancelled"} 0.0' in text
+    assert 'tunesmith_tunes_ended_total{engine="image/unseen",state="failed"} 1.0' in text
+
+
+async def test_ended_tunes_of_invented_engines_share_one_series() -> None:
+    metrics = Metrics("1")
+
+    for number in range(ENGINES + 36):
+        metrics.ended("cancelled", f"image/{number:03}")
+
+    text = await asyncio.to_thread(scraped, metrics)
+    assert text.count("tunesmith_tunes_ended_total{") == (ENGINES + 1) * 3
+    assert 'tunesmith_tunes_ended_total{engine="other",state="cancelled"} 36.0' in text
+
+
 async def test_database_that_fails_leaves_the_last_snapshot() -> None:
     metrics = Metrics("1")
     await counted(metrics, snapshot({}))
@@ -117,6 +144,7 @@ async def test_promtool_finds_no_fault() -> None:
     metrics.rpc("/tunesmith.v1.TuneService/GetTune", "OK", 0.003)
     metrics.http("/v1/tunes", "GET", 200, 0.004)
     metrics.judged("TRUNCATED")
+    metrics.ended("failed", "e")
     await counted(metrics, snapshot({"e": 1}, {"e": 0.5}))
 
     text = await asyncio.to_thread(scraped, metrics)

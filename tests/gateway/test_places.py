@@ -49,6 +49,36 @@ async def test_who_asks_meanwhile_waits_for_the_same_answer() -> None:
     assert await asyncio.gather(*waiting) == [1] * 5
 
 
+async def test_who_asks_meanwhile_waits_though_the_answer_before_has_just_ended() -> None:
+    now, at_once, most, go_on = 100.0, 0, 0, asyncio.Semaphore(0)
+
+    def clock() -> float:  # every answer is old when it is looked at again
+        nonlocal now
+        now += 10
+        return now
+
+    async def find(key: str) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await go_on.acquire()
+        at_once -= 1
+
+    remembered = Remembered(find, clock=clock)
+    waiting = [asyncio.create_task(remembered.get("a")) for _ in range(2)]
+    await asyncio.sleep(0)
+    go_on.release()
+    waiting.append(asyncio.create_task(remembered.get("a")))  # comes before the second has gone on
+    await asyncio.wait(waiting[:2])
+    waiting.append(asyncio.create_task(remembered.get("a")))
+    await asyncio.sleep(0)
+    for _ in range(2):
+        go_on.release()
+    await asyncio.gather(*waiting)
+
+    assert most == 1
+
+
 async def test_answer_that_fails_is_asked_for_again() -> None:
     away = True
 

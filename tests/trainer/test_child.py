@@ -10,16 +10,19 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from tests.servers.processes import memory_bytes
 from trainer import pipe
 from trainer.pipe import (
     Broke,
     CheckpointSource,
     Judged,
+    Memory,
     Message,
     PhaseChanged,
     PictureFile,
@@ -120,6 +123,21 @@ def test_the_next_tune_finds_the_base_loaded(child: Child, start: Start, tmp_pat
     assert child.of(Resident) == []
 
 
+def test_the_memory_of_the_whole_process_is_told_with_steps_and_at_the_end(child: Child, start: Start) -> None:
+    child.heard.clear()
+
+    child.send(replace(start, tune_id="tune_memory"))
+    child.wait_for(Saved)
+    last = child.wait_for(Memory)
+
+    told_after = [after for before, after in pairwise(child.heard) if isinstance(before, Stepped | Saved)]
+    assert len(told_after) >= 2
+    assert all(isinstance(after, Memory) for after in told_after)
+    assert abs(last.now_bytes - memory_bytes(child.process.pid)) < 32 << 20  # the kernel counts in batches
+    assert last.now_bytes <= last.peak_bytes < 8 << 30
+    assert [told.peak_bytes for told in child.of(Memory)] == sorted(told.peak_bytes for told in child.of(Memory))
+
+
 def test_a_cancelled_tune_stops_within_a_step(child: Child, start: Start) -> None:
     child.send(replace(start, tune_id="tune_3", steps=100_000))
     child.heard.clear()
@@ -202,6 +220,36 @@ time.sleep(60)
         parent.communicate()
 
     assert ended == [watched]
+
+
+def test_a_child_whose_parent_died_before_it_asked_for_the_signal_ends_at_once() -> None:
+    script = """
+import ctypes, os, time
+from trainer.engine.__main__ import die_with_parent
+
+class Late(ctypes.CDLL):
+    def prctl(self, *arguments):
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        print("orphaned", flush=True)
+        return self["prctl"](*arguments)
+
+ctypes.CDLL = Late
+parent = os.getpid()
+read, write = os.pipe()
+if os.fork():
+    os.read(read, 1)
+    os._exit(0)
+seen = os.getppid
+os.getppid = lambda: (seen(), os.write(write, b"."))[0]  # the parent leaves once the child knows it
+die_with_parent()
+print("lives on", flush=True)
+"""
+
+    # Returns when the orphan too has closed its standard output: when it has ended.
+    ended = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+
+    assert ended.stdout == "orphaned\n"
 
 
 def test_nothing_that_the_child_starts_holds_the_pipe(child: Child, start: Start) -> None:

@@ -8,6 +8,7 @@ from trainer.pipe import (
     Broke,
     CheckpointSource,
     Judged,
+    Memory,
     Message,
     PhaseChanged,
     PictureFile,
@@ -46,11 +47,12 @@ MESSAGES: list[Message] = [
     Judged("t", 1, "asset_1", False, "TRUNCATED", "ends early"),
     Resolved("t", 1, "{}", "00"),
     Warned("t", 1, "CAPTION_CUT", "…"),
-    Stepped("t", 1, [StepLine(1, 0.5, 1e-4, 0.0), StepLine(2, 0.25, 1e-4, 12.5)]),
+    Stepped("t", 1, [StepLine(1, 0.5, 1e-4, 0.0, 0.1), StepLine(2, 0.25, 1e-4, 12.5, 0.1)]),
     Saved("t", 1, "/tunes/1/lora.safetensors", "00", 12, 2, 0.375, 2),
     Broke("t", 1, "OUT_OF_MEMORY", "no room", True),
     Stopped("t", 1, 2),
     Resident(["tiny"], 12),
+    Memory(12, 34),
 ]
 
 
@@ -77,4 +79,4 @@ def test_what_is_no_message_is_refused(line: bytes) -> None:
 
 def test_a_number_that_json_cannot_say_is_refused() -> None:
     with pytest.raises(ValueError, match="Out of range float"):
-        encode(Stepped("t", 1, [StepLine(1, float("nan"), 0.0, 0.0)]))
+        encode(Stepped("t", 1, [StepLine(1, float("nan"), 0.0, 0.0, 0.0)]))

@@ -19,7 +19,10 @@ from trainer.engine import hardware
 from trainer.engine.families import FAMILIES
 from trainer.engine.tune import Interrupted, Tune, Workshop
 from trainer.failures import Failure, failure_of
-from trainer.pipe import Broke, Ready, Resident, Start, Stop, Stopped, ToSupervisor
+from trainer.pipe import Broke, Memory, Ready, Resident, Saved, Start, Stepped, Stop, Stopped, ToSupervisor
+
+#: After these the process may take more memory than before, or less.
+TAKES = (Ready, Resident, Stepped, Saved, Broke, Stopped)
 
 log = logging.getLogger(__name__)
 
@@ -85,4 +88,6 @@ class Child:
 
     def _tell(self, message: ToSupervisor) -> None:
         self._outgoing.write(pipe.encode(message))
+        if isinstance(message, TAKES):
+            self._outgoing.write(pipe.encode(Memory(*hardware.memory_taken(self._shop.device))))
         self._outgoing.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -39,6 +40,18 @@ def describe(device: torch.device) -> tuple[str, int]:
         properties = torch.cuda.get_device_properties(device)
         return properties.name, properties.total_memory
     return "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_taken(device: torch.device) -> tuple[int, int]:
+    """Bytes that this process takes, now and at most so far: on a GPU what torch has reserved of it, else what is
+    resident. Waits for no device.
+    """
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device), torch.cuda.max_memory_reserved(device)
+    # Not getrusage: its peak counts what the process was before it became this program, the supervisor's memory.
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    now, peak = (int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return now, peak
 
 
 def environment(device: torch.device, threads: int) -> Environment:

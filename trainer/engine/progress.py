@@ -31,6 +31,7 @@ class Progress:
         self._now = now
         self._waiting: list[Step] = []
         self._told_at = now()
+        self._read_at = now()  # when the device was waited for last: the next steps began then
         self._pace: deque[tuple[float, int]] = deque([(now(), 0)])  # (when, steps made by then)
         self._made = 0
         self._tail = steps - max(1, steps // 10)
@@ -61,13 +62,14 @@ class Progress:
             return
         waiting, self._waiting = self._waiting, []
         read = torch.stack([torch.stack((s.loss, s.thrown_away)) for s in waiting]).tolist()  # waits for the device
+        seconds = self._seconds_each(len(waiting))
         self._made += len(waiting)
         speed = self._speed()
         lines = []
         for step, (loss, thrown_away) in zip(waiting, read, strict=True):
             self._count(step.step, loss, bool(thrown_away))
             if not thrown_away and math.isfinite(loss):  # JSON says no other
-                lines.append(StepLine(step.step, loss, step.learning_rate, speed))
+                lines.append(StepLine(step.step, loss, step.learning_rate, speed, seconds))
         self._told_at = self._now()
         if lines:
             self._tell(lines)
@@ -83,6 +85,10 @@ class Progress:
         if step > self._tail:
             self._tail_sum += loss
             self._tail_count += 1
+
+    def _seconds_each(self, steps: int) -> float:
+        began, self._read_at = self._read_at, self._now()
+        return (self._read_at - began) / steps
 
     def _speed(self) -> float:
         now = self._now()

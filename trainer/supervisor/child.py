@@ -50,6 +50,7 @@ TuneMessage: TypeAlias = (
     | pipe.Stopped
 )
 TERMINAL = (pipe.Saved, pipe.Broke, pipe.Stopped)
+NOTHING = pipe.Memory(0, 0)  # what no process takes
 
 
 class EngineDied(Exception):
@@ -82,6 +83,7 @@ class Engine:
         self.known: pipe.Ready | None = None  # the last one's, also while a new one starts
         self.resident: tuple[str, ...] = ()
         self.memory_bytes = 0
+        self.takes = NOTHING  # read by a scrape's thread
         self.restarts = 0
         self._changed = changed
         self._environment = environment
@@ -169,13 +171,15 @@ class Engine:
                     elif isinstance(message, pipe.Resident):
                         self.resident, self.memory_bytes = tuple(message.checkpoints), message.memory_bytes
                         self._changed()
+                    elif isinstance(message, pipe.Memory):  # comes with every few steps, and no gateway asks for it
+                        self.takes = message
             died = await process.died()
         except TimeoutError:
             died = EngineDied("ENGINE_HUNG", f"the engine was not ready within {READY_DEADLINE:.0f} s")
         except ValueError as exc:
             died = EngineDied("ENGINE_DIED", f"the engine broke the pipe's protocol: {exc}")
         finally:
-            self.ready, self.resident, self.memory_bytes, self._process = None, (), 0, None
+            self.ready, self.resident, self.memory_bytes, self.takes, self._process = None, (), 0, NOTHING, None
             await process.end()
             self._changed()
         process.bury(died)
@@ -239,11 +243,11 @@ class _Process:
         outgoing, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(our_out, "wb"))
         return cls(process, reader, (outgoing, incoming))
 
-    async def messages(self) -> AsyncIterator[pipe.Ready | pipe.Resident]:
+    async def messages(self) -> AsyncIterator[pipe.Ready | pipe.Resident | pipe.Memory]:
         """Hands tunes what is theirs and yields the rest, until the pipe closes."""
         while line := await self._reader.readline():
             message = pipe.decode(line)
-            if isinstance(message, pipe.Ready | pipe.Resident):
+            if isinstance(message, pipe.Ready | pipe.Resident | pipe.Memory):
                 yield message
             elif not isinstance(message, pipe.Start | pipe.Stop) and (
                 tune := self._tunes.get(Lease(message.tune_id, message.epoch))

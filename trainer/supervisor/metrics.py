@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
@@ -20,7 +20,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._step_seconds = Histogram(
-            "tunesmith_trainer_step_seconds", "Time of an optimizer step.", buckets=BUCKETS, registry=self.registry
+            "tunesmith_trainer_step_seconds",
+            "Time of an optimizer step: the mean over those of a fifth of a second, or one that took longer.",
+            buckets=BUCKETS,
+            registry=self.registry,
         )
         self._steps = Counter("tunesmith_trainer_steps", "Optimizer steps made.", registry=self.registry)
         self._tunes = Counter("tunesmith_trainer_tunes", "Attempts ended, by how.", ["outcome"], registry=self.registry)
@@ -33,7 +36,17 @@ class Metrics:
         )
         self.engine_memory = Gauge(
             "tunesmith_trainer_engine_memory_bytes",
-            "Device memory that resident base models take.",
+            "Device memory that the weights of resident base models take; nothing of what training adds.",
+            registry=self.registry,
+        )
+        self._process_memory = Gauge(
+            "tunesmith_trainer_engine_process_memory_bytes",
+            "Memory that the engine process takes, all told: what torch has reserved of a GPU, else what is resident.",
+            registry=self.registry,
+        )
+        self._process_memory_peak = Gauge(
+            "tunesmith_trainer_engine_process_memory_peak_bytes",
+            "The most that the engine process has taken since it began, measured in the same way.",
             registry=self.registry,
         )
         self.engine_restarts = Gauge(
@@ -60,12 +73,16 @@ class Metrics:
             self._server.server_close()
             self._thread.join()
 
+    def show_memory(self, taken: Callable[[], pipe.Memory]) -> None:
+        """From now on each scrape asks what the engine process takes."""
+        self._process_memory.set_function(lambda: taken().now_bytes)
+        self._process_memory_peak.set_function(lambda: taken().peak_bytes)
+
     def stepped(self, steps: Iterable[pipe.StepLine]) -> None:
         """Steps were made."""
         for step in steps:
             self._steps.inc()
-            if step.steps_per_second > 0:
-                self._step_seconds.observe(1 / step.steps_per_second)
+            self._step_seconds.observe(step.seconds)
 
     def entered(self, phase: str) -> None:
         """A tune's phase changed. The engine says "loading" only where no warm base serves."""

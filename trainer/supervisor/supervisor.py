@@ -50,6 +50,7 @@ class Supervisor:
         self.engine = Engine(self._engine_changed, _engine_environment(settings), settings.step_deadline, command)
         self._settings = settings
         self._client = httpx.AsyncClient(timeout=HTTP_TIMEOUT, follow_redirects=True)
+        self.metrics.show_memory(lambda: self.engine.takes)
         self.workbench = Workbench(settings, self._client, self.engine, self.metrics)
         self._connection = Connection(settings, self._new_session, lambda: len(self.workbench.leases) > 0)
         self._engine_seen = asyncio.Event()

@@ -172,6 +172,13 @@ def uploaded_tune(url: str, secret: str) -> tuple[int, dict[str, Any]]:
     return post("/v1/tune", {"name": "mine", "details": details})
 
 
+def cancelled(url: str, secret: str, tune_id: str) -> None:
+    headers = {"Authorization": f"Bearer {secret}"}
+    request = urllib.request.Request(f"{url}/v1/tune/{tune_id}/cancel", method="POST", headers=headers)
+    with urllib.request.urlopen(request) as answer:
+        assert json.load(answer)["status"] == "cancelled"
+
+
 async def test_second_start_on_the_same_folder_finds_the_tune(tmp_path: Path) -> None:
     process = await spawned(tmp_path)
     ready = await appeared(tmp_path / "ready.json", process)
@@ -194,7 +201,8 @@ async def test_second_start_on_the_same_folder_finds_the_tune(tmp_path: Path) ->
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed here")
 async def test_promtool_finds_no_fault_in_a_living_gateways_metrics(gateway: Gateway) -> None:
     secret = await key_in(gateway.folder)
-    await asyncio.to_thread(uploaded_tune, gateway.ready["http"], secret)
+    _, made = await asyncio.to_thread(uploaded_tune, gateway.ready["http"], secret)
+    await asyncio.to_thread(cancelled, gateway.ready["http"], secret, made["id"])
 
     _, metrics = await asyncio.to_thread(fetched, gateway.ready["metrics"])
     checked = await asyncio.to_thread(
@@ -204,6 +212,8 @@ async def test_promtool_finds_no_fault_in_a_living_gateways_metrics(gateway: Gat
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
     assert b'tunesmith_rpc_duration_seconds_count{code="OK"' in metrics
     assert b'tunesmith_http_request_duration_seconds_count{method="POST",route="/v1/tune",status="201"}' in metrics
+    ended = b'tunesmith_tunes_ended_total{engine="image/stable-diffusion-v1-5",state="cancelled"} 1.0'
+    assert ended in metrics
 
 
 async def test_wrong_setting_ends_the_start_with_a_sentence(tmp_path: Path) -> None:

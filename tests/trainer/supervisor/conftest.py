@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.supervisor.fake_gateway import FakeGateway, FakeObjects
+from tests.trainer.supervisor.fake_gateway import FakeGateway, FakeObjects, Stream
 from trainer.supervisor.config import Settings
 from trainer.supervisor.supervisor import Supervisor
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -71,6 +71,39 @@ class Bench:
         assign.request.trigger_words.append(word)
         assign.request.base_checkpoint.checkpoint_id = "tunesmith:tiny-shapes"
         return assign
+
+
+async def welcomed(bench: Bench, **settings: Any) -> tuple[Supervisor, Stream]:
+    supervisor = bench.start(**settings)
+    stream = await bench.gateway.stream()
+    await stream.welcome()
+    return supervisor, stream
+
+
+async def sign_put(bench: Bench, stream: Stream) -> pb.UrlRequest:
+    """Answers the next UrlRequest with URLs under the attempt's own prefix."""
+    request: pb.UrlRequest = await stream.hear("url_request")
+    await stream.say(urls=signed(bench, request))
+    return request
+
+
+def signed(bench: Bench, request: pb.UrlRequest) -> pb.Urls:
+    lease = request.lease
+    urls = [
+        pb.SignedUrl(object=wanted, url=f"{bench.objects.url}/incoming/{lease.tune_id}/{lease.epoch}/{wanted.name}")
+        for wanted in request.objects
+    ]
+    return pb.Urls(request_id=request.request_id, urls=urls)
+
+
+async def next_idle_beat(stream: Stream, bench: Bench) -> pb.Heartbeat:
+    """The first beat that names no attempt; the supervisor is asked to beat at once."""
+    supervisor = next(iter(bench.running))
+    while True:
+        supervisor.workbench.beat_due.set()
+        beat: pb.Heartbeat = await stream.hear("heartbeat")
+        if not beat.held:
+            return beat
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def train(start: pipe.Start, say: Callable[[pipe.Message], None], source: FileIO
         say(pipe.Judged(*tune, picture.file_id, True, "", ""))
     say(pipe.Resolved(*tune, '{"seed":7}', hashlib.sha256(b'{"seed":7}').hexdigest()))
     say(pipe.PhaseChanged(*tune, "training"))
-    say(pipe.Stepped(*tune, [pipe.StepLine(1, 0.5, 1e-4, 10.0)]))
+    say(pipe.Stepped(*tune, [pipe.StepLine(1, 0.5, 1e-4, 10.0, 0.25)]))
     word = start.trigger_word
     if word == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -53,7 +53,8 @@ def train(start: pipe.Start, say: Callable[[pipe.Message], None], source: FileIO
         return say(pipe.Broke(*tune, "NAN_LOSS", "ten in a row", False))
     if word == "waits" and stopped(Path(start.folder).parent / "go", source):
         return say(pipe.Stopped(*tune, 1))
-    say(pipe.Stepped(*tune, [pipe.StepLine(step, 0.5 / step, 1e-4, 10.0) for step in (2, 3)]))
+    say(pipe.Memory(3000, 4000))
+    say(pipe.Stepped(*tune, [pipe.StepLine(step, 0.5 / step, 1e-4, 10.0, 0.75) for step in (2, 3)]))
     path = Path(start.folder) / "lora.safetensors"
     path.write_bytes(f"lora of {start.tune_id}".encode())
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -50,6 +50,61 @@ async def test_a_file_is_fetched_once_however_many_want_it(downloads: Downloads,
     assert objects.asked == ["/body"]
 
 
+async def test_fetches_of_one_file_take_turns_though_one_fails_while_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.supervisor.downloads.TRIES", 1)
+    asked, go_on = 0, asyncio.Semaphore(0)
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        status = 500 if asked == 1 else 200
+        await go_on.acquire()
+        return httpx.Response(status, content=BODY)
+
+    it = Wanted("it", hashlib.sha256(BODY).hexdigest(), len(BODY), "http://objects.example/body")
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        downloads = Downloads(client, tmp_path / "cache", limit_bytes=4_000_000)
+        downloads.startup()
+        first, second = (asyncio.create_task(downloads.fetch(it, no_url)) for _ in range(2))
+        await turns()
+
+        go_on.release()
+        with pytest.raises(DownloadFailed):
+            await first
+        third = asyncio.create_task(downloads.fetch(it, no_url))
+        await turns()
+        for _ in range(2):
+            go_on.release()
+        paths = await asyncio.gather(second, third)
+
+    assert paths[0] == paths[1]
+    assert asked == 2  # the second one's; the third has found it there
+
+
+async def turns() -> None:
+    """Lets every task go on as far as it can without the outside."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+async def test_a_file_has_reached_the_disk_before_it_gets_its_name(
+    downloads: Downloads, objects: FakeObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        named = any((tmp_path / "cache").glob("??/*"))
+        synced.append((os.fstat(descriptor).st_size, named))
+
+    monkeypatch.setattr("trainer.supervisor.downloads.os.fsync", fsync)
+
+    await downloads.fetch(wanted(objects), no_url)
+
+    assert synced == [(len(BODY), False)]
+
+
 async def test_wrong_bytes_leave_nothing_behind(
     downloads: Downloads, objects: FakeObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from tunesmith.v1 import tune_pb2
 
 
 def steps(*numbers: int) -> list[pipe.StepLine]:
-    return [pipe.StepLine(number, 0.5, 1e-4, 10.0) for number in numbers]
+    return [pipe.StepLine(number, 0.5, 1e-4, 10.0, 0.1) for number in numbers]
 
 
 def test_nothing_new_is_nothing_due() -> None:

@@ -1,0 +1,40 @@
+"""`tunesmith up`, without the processes that it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import up
+from gateway.cli.children import ChildFailed
+
+
+async def test_ready_file_of_a_killed_run_is_gone_before_any_child_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_file = tmp_path / "ready.json"
+    ready_file.write_text('{"pids": {"gateway": [1]}}')
+    there: list[bool] = []
+
+    class Child:
+        """Looks for the file instead of starting anything."""
+
+        def __init__(self, *_: object) -> None:
+            self.pid = None
+
+        async def run(self, on_ready: Callable[[], None]) -> None:
+            there.append(ready_file.exists())
+            raise ChildFailed("it was never meant to start")
+
+    monkeypatch.setattr(up, "Child", Child)
+    free = "127.0.0.1:0"
+    service = up.Up(
+        data=tmp_path / "data", http=free, grpc=free, metrics=free, trainers=1, device="cpu", ready_file=ready_file
+    )
+
+    with pytest.raises(up.UpError, match="never meant"):
+        await service.run()
+
+    assert there == [False]
