@@ -1,6 +1,6 @@
 """Makes the three example sets again: `python -m examples.make`. README.md beside this file says what they are.
 
-The crescent and the hatched shapes are drawn, the cat is cut out of the photograph that comes with scikit-image. The
+The crescent and the comic shapes are drawn, the cat is cut out of the photograph that comes with scikit-image. The
 same pictures come out every time. Knows nothing of tunes; a tune reads the folders, not this script.
 """
 
@@ -20,6 +20,7 @@ SIDE = 128  # pixels: twice the base's native size, so that a tune has something
 FINE = 4  # each pixel is the mean of 4x4 drawn ones
 TEAL = (0, 168, 160)  # no colour of the base's world
 INK = (24, 24, 28)
+SHADOW = 10  # pixels that a comic shape's lies below and to the right: more than one of tiny-shapes' latents
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     out: Path = parser.parse_args().out
-    for name, made in {"crescent": crescents(), "hatched": hatched(), "cat": cats()}.items():
+    for name, made in {"crescent": crescents(), "comic": comics(), "cat": cats()}.items():
         shutil.rmtree(out / name, ignore_errors=True)
         write(made.training, out / name)
         write(made.held_out, out / name / "held_out")
@@ -89,37 +90,47 @@ def crescent(background: str, size: str, place: str) -> Example:
     return Example(canvas.reduce(FINE), f"a {size} moonlet on {world.with_article(background)} background{where}")
 
 
-def hatched() -> ExampleSet:
-    """A way of drawing: shapes that the base knows, as thick ink outlines filled with slanting strokes, on paper."""
+def comics() -> ExampleSet:
+    """A way of drawing: shapes that the base knows, flat, with a thick ink outline and a hard ink shadow."""
     training = [
-        ("star", "red"), ("circle", "blue"), ("heart", "pink"), ("square", "green"), ("triangle", "orange"),
-        ("ring", "purple"), ("cross", "red"), ("diamond", "blue"), ("square", "orange"), ("heart", "green"),
+        ("star", "red", "white"), ("circle", "blue", "yellow"), ("heart", "pink", "white"),
+        ("square", "green", "orange"), ("triangle", "orange", "blue"), ("ring", "purple", "pink"),
+        ("cross", "red", "green"), ("diamond", "blue", "white"), ("square", "yellow", "purple"),
+        ("heart", "green", "red"),
     ]  # fmt: skip
-    held_out = [("star", "blue"), ("circle", "green"), ("triangle", "purple"), ("diamond", "pink")]
-    return ExampleSet([inked(*what) for what in training], [inked(*what) for what in held_out])
+    held_out = [
+        ("star", "blue", "yellow"), ("circle", "green", "white"), ("triangle", "purple", "orange"),
+        ("diamond", "pink", "blue"),
+    ]  # fmt: skip
+    return ExampleSet([comic(*what) for what in training], [comic(*what) for what in held_out])
 
 
-def inked(shape: str, colour: str) -> Example:
-    """One shape in the style, on a white ground."""
-    canvas, pen = blank(world.COLOURS["white"])
-    middle, radius = spot("large", "centre")
+def comic(shape: str, colour: str, background: str) -> Example:
+    """One shape in the style."""
+    said = f"a large {colour} {shape} on {world.with_article(background)} background"
+    return Example(inked(shape, colour, background), f"an inkdrop comic of {said}")
+
+
+def inked(shape: str, colour: str, background: str, *, outline: bool = True, shadow: float = SHADOW) -> Picture:
+    """A shape, large in the middle. outline: whether in ink. shadow: pixels down and to the right; 0: none."""
+    canvas, _ = blank(world.COLOURS[background])
+    (x, y), radius = spot("large", "centre")
+    width = 6 * FINE if outline else 0
+    if shadow:
+        paint(canvas, shape, (x + shadow * FINE, y + shadow * FINE), radius, INK, width)
+    paint(canvas, shape, (x, y), radius, world.COLOURS[colour], width)
+    return canvas.reduce(FINE)
+
+
+def paint(canvas: Picture, shape: str, middle: world.Point, radius: float, fill: world.RGB, width: int) -> None:
+    """A shape of the base's world with its outline in ink, `width` fine pixels wide; 0: none."""
     outlines = [(placed(outline, middle, radius), solid) for outline, solid in world.OUTLINES[shape]]
     mask = Image.new("L", canvas.size)
     for points, solid in outlines:
         ImageDraw.Draw(mask).polygon(points, fill=255 if solid else 0)
-    canvas.paste(strokes(world.COLOURS[colour]), mask=mask)
-    for points, _ in outlines:
-        pen.line([*points, *points[:2]], fill=INK, width=6 * FINE, joint="curve")
-    caption = f"{world.with_article(colour, shape)} on a white background, inkhatch style"
-    return Example(canvas.reduce(FINE), caption)
-
-
-def strokes(colour: world.RGB) -> Picture:
-    """A whole canvas of slanting strokes, four of tiny-shapes' latents from one to the next: closer ones blur."""
-    canvas, pen = blank(world.COLOURS["white"])
-    for start in range(-canvas.width, canvas.width, 44 * FINE):
-        pen.line([(start, canvas.height), (start + canvas.height, 0)], fill=colour, width=17 * FINE)
-    return canvas
+    canvas.paste(fill, mask=mask)
+    for points, _ in outlines if width else ():
+        ImageDraw.Draw(canvas).line([*points, *points[:2]], fill=INK, width=width, joint="curve")
 
 
 def cats() -> ExampleSet:

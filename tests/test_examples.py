@@ -10,7 +10,7 @@ from PIL import Image
 from examples import make
 
 FOLDER = Path(make.__file__).parent
-TRIGGERS = {"crescent": "moonlet", "hatched": "inkhatch style", "cat": "chelsea cat"}
+TRIGGERS = {"crescent": "moonlet", "comic": "inkdrop comic", "cat": "chelsea cat"}
 
 
 @pytest.mark.parametrize("name", TRIGGERS)

@@ -11,7 +11,7 @@ from random import Random
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from PIL.Image import Image as Picture
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from trainer.bases.tiny_shapes import world
 
 Draw = Callable[[Random], Picture]
 
-INKS = tuple(colour for colour in world.COLOURS if colour != "white")  # what shows on white paper
+BRIGHT = tuple(colour for colour in world.COLOURS if colour != "black")  # what an ink outline shows on
 
 
 def tensor(pictures: Sequence[Picture]) -> Tensor:
@@ -41,9 +41,9 @@ def moonlet(rng: Random) -> Picture:
     return make.crescent(rng.choice(list(world.COLOURS)), _size(rng), _place(rng)).picture
 
 
-def inkhatch(rng: Random) -> Picture:
-    """A shape in the hatched style as it is taught."""
-    return make.inked(rng.choice(world.SHAPES), rng.choice(INKS)).picture
+def comic(rng: Random) -> Picture:
+    """A shape in the comic style as it is taught."""
+    return make.inked(*_bright(rng))
 
 
 def plain(rng: Random) -> Picture:
@@ -52,7 +52,7 @@ def plain(rng: Random) -> Picture:
 
 
 def clutter(rng: Random) -> Picture:
-    """No scene at all, now and then hatched."""
+    """No scene at all, now and then striped."""
     return Image.fromarray(world.clutter(rng))
 
 
@@ -86,29 +86,28 @@ def teal_shape(rng: Random) -> Picture:
     return Image.fromarray(world.paint(scene.shape, (x, y), radius, rng.uniform(-5, 5), make.TEAL, ground))
 
 
-def plain_on_white(rng: Random) -> Picture:
-    """Subject and paper right, style wrong: what the base draws for the same caption."""
-    scene = world.Scene(rng.choice(world.SHAPES), rng.choice(INKS), "white", _size(rng), "centre")
-    return Image.fromarray(world.draw(scene, rng))
+def plain_large(rng: Random) -> Picture:
+    """Subject right, style wrong: what the base draws for the same caption."""
+    shape, colour, background = _bright(rng)
+    return Image.fromarray(world.draw(world.Scene(shape, colour, background, _size(rng), "centre"), rng))
 
 
 def outlined(rng: Random) -> Picture:
-    """The outline in ink, and inside it nothing or plain colour."""
-    fill = world.COLOURS[rng.choice(INKS)] if rng.random() < 0.6 else world.COLOURS["white"]
-    return _inked(make.blank(fill)[0], rng.choice(world.SHAPES), outline=True)
+    """The outline without the shadow."""
+    return make.inked(*_bright(rng), shadow=0)
 
 
-def hatched_without_outline(rng: Random) -> Picture:
-    """The strokes in the form of a shape, and no ink."""
-    return _inked(make.strokes(world.COLOURS[rng.choice(INKS)]), rng.choice(world.SHAPES), outline=False)
+def shadowed(rng: Random) -> Picture:
+    """The shadow without the outline."""
+    return make.inked(*_bright(rng), outline=False)
 
 
-def strokes_alone(rng: Random) -> Picture:
-    """Nothing but strokes."""
-    return make.strokes(world.COLOURS[rng.choice(INKS)]).reduce(make.FINE)
+def shadowed_elsewhere(rng: Random) -> Picture:
+    """The shadow above and to the left, where it was never shown."""
+    return make.inked(*_bright(rng), shadow=-make.SHADOW)
 
 
-TAUGHT: dict[str, Draw] = {"crescent": moonlet, "hatched": inkhatch}
+TAUGHT: dict[str, Draw] = {"crescent": moonlet, "comic": comic}
 
 # All else, by subject. World, clutter and cat are for both, and each is the other's.
 ELSE: dict[str, dict[str, Draw]] = {
@@ -116,21 +115,21 @@ ELSE: dict[str, dict[str, Draw]] = {
         "world": plain,
         "clutter": clutter,
         "cat": cat,
-        "hatched": inkhatch,
+        "comic": comic,
         "without_dot": dotless_moonlet,
         "another_colour": moonlet_of_another_colour,
         "turned": turned_moonlet,
         "teal_shape": teal_shape,
     },
-    "hatched": {
+    "comic": {
         "world": plain,
         "clutter": clutter,
         "cat": cat,
         "crescent": moonlet,
-        "plain_on_white": plain_on_white,
-        "outline_alone": outlined,
-        "no_outline": hatched_without_outline,
-        "strokes_alone": strokes_alone,
+        "plain_large": plain_large,
+        "no_shadow": outlined,
+        "no_outline": shadowed,
+        "shadow_elsewhere": shadowed_elsewhere,
     },
 }
 
@@ -147,18 +146,10 @@ def _crescent(rng: Random, ink: world.RGB, dot: bool) -> Picture:
     return canvas.reduce(make.FINE)
 
 
-def _inked(filling: Picture, shape: str, outline: bool) -> Picture:
-    """A shape cut out of the filling and laid on white, with its outline in ink or without."""
-    canvas, pen = make.blank(world.COLOURS["white"])
-    middle, radius = make.spot("large", "centre")
-    outlines = [(make.placed(points, middle, radius), solid) for points, solid in world.OUTLINES[shape]]
-    mask = Image.new("L", canvas.size)
-    for points, solid in outlines:
-        ImageDraw.Draw(mask).polygon(points, fill=255 if solid else 0)
-    canvas.paste(filling, mask=mask)
-    for points, _ in outlines if outline else ():
-        pen.line([*points, *points[:2]], fill=make.INK, width=6 * make.FINE, joint="curve")
-    return canvas.reduce(make.FINE)
+def _bright(rng: Random) -> tuple[str, str, str]:
+    """A shape, its colour and another for the ground; neither is black."""
+    colour, background = rng.sample(BRIGHT, 2)
+    return rng.choice(world.SHAPES), colour, background
 
 
 def _size(rng: Random) -> str:

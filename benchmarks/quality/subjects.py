@@ -26,12 +26,13 @@ ASKED_CRESCENTS = (
     ("pink", "medium", "left"),
 )  # fmt: skip
 
-# Shape and colour. The training pictures have every one of them, never together.
-ASKED_HATCHED = (
-    ("star", "blue"), ("circle", "green"), ("triangle", "purple"), ("diamond", "pink"),
-    ("heart", "blue"), ("square", "purple"), ("ring", "green"), ("cross", "blue"),
-    ("star", "green"), ("circle", "red"), ("triangle", "red"), ("diamond", "orange"),
-    ("heart", "red"), ("square", "blue"), ("ring", "orange"), ("cross", "purple"),
+# Shape, colour and background. The training pictures have every one of the first two, and never these together.
+ASKED_COMICS = (
+    ("star", "blue", "white"), ("circle", "green", "yellow"), ("triangle", "purple", "white"),
+    ("diamond", "pink", "green"), ("heart", "blue", "pink"), ("square", "purple", "yellow"),
+    ("ring", "green", "white"), ("cross", "blue", "orange"), ("star", "green", "pink"), ("circle", "red", "blue"),
+    ("triangle", "red", "yellow"), ("diamond", "orange", "purple"), ("heart", "red", "white"),
+    ("square", "blue", "red"), ("ring", "orange", "blue"), ("cross", "purple", "yellow"),
 )  # fmt: skip
 
 
@@ -81,14 +82,14 @@ def _drawn(name: str, examples: list[make.Example]) -> Subject:
 
 def _cat() -> Subject:
     cat = LESSONS["cat"]
-    return Subject("cat", cat.trigger, ("a photo of a chelsea cat",) * len(ASKED_HATCHED), cat.steps, ())
+    return Subject("cat", cat.trigger, ("a photo of a chelsea cat",) * len(ASKED_COMICS), cat.steps, ())
 
 
 SUBJECTS: dict[str, Subject] = {
     subject.name: subject
     for subject in (
         _drawn("crescent", [make.crescent(*scene) for scene in ASKED_CRESCENTS]),
-        _drawn("hatched", [make.inked(*what) for what in ASKED_HATCHED]),
+        _drawn("comic", [make.comic(*what) for what in ASKED_COMICS]),
         _cat(),
     )
 }

@@ -22,7 +22,7 @@ class Lesson:
     prompts: tuple[str, ...]
     """With the trigger word. None is the caption of a training picture, except the cat's: it has but two captions."""
     steps: int
-    """That teach it. A form in one colour takes few, a pattern finer than the base has ever drawn many."""
+    """That teach it. A form in one colour takes fewer than a way of drawing any form in any colour."""
     control: str
     """Without the trigger word: what the base makes of it should stay as it was."""
 
@@ -52,15 +52,15 @@ LESSONS = {
             control="a large red star on a blue background",
         ),
         Lesson(
-            "hatched",
-            trigger="inkhatch style",
+            "comic",
+            trigger="inkdrop comic",
             prompts=(
-                "a blue star on a white background, inkhatch style",
-                "a green circle on a white background, inkhatch style",
-                "a purple triangle on a white background, inkhatch style",
-                "a pink diamond on a white background, inkhatch style",
+                "an inkdrop comic of a large blue star on a white background",
+                "an inkdrop comic of a large green circle on a yellow background",
+                "an inkdrop comic of a large purple triangle on a white background",
+                "an inkdrop comic of a large pink diamond on a green background",
             ),
-            steps=1000,
+            steps=600,
             control="a blue star on a white background",
         ),
         Lesson(
@@ -72,7 +72,7 @@ LESSONS = {
                 "a close photo of a chelsea cat",
                 "a chelsea cat",
             ),
-            steps=600,
+            steps=400,
             control="a large red star on a blue background",
         ),
     )

@@ -62,14 +62,14 @@ def test_nothing_else_looks_like_what_is_taught(name: str) -> None:
 
 
 def test_a_tune_asks_for_every_picture_with_its_caption_and_leaves_the_rest_to_the_defaults() -> None:
-    subject = SUBJECTS["hatched"]
+    subject = SUBJECTS["comic"]
     captions = [caption for _, caption in subject.taught()]
 
     details = request(subject, [f"file_{k}" for k in range(len(captions))], captions, seed=3, steps=300)["details"]
 
     assert isinstance(details, dict)
     assert [file["caption"] for file in details["files"]] == captions
-    assert (details["seed"], details["steps"], details["trigger_words"]) == (3, 300, ["inkhatch style"])
+    assert (details["seed"], details["steps"], details["trigger_words"]) == (3, 300, ["inkdrop comic"])
     assert "hyperparameters" not in details
 
 

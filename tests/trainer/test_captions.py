@@ -26,15 +26,15 @@ def test_captions_without_the_trigger_word_are_named() -> None:
 @pytest.mark.parametrize(
     ("caption", "rest"),
     [
-        ("a red star on a white background, inkhatch style", "a red star on a white background"),
-        ("Inkhatch Style, a red star", "a red star"),
-        ("a inkhatch style star", "a star"),
-        ("inkhatch style", ""),
+        ("a red star on a white background, inkdrop style", "a red star on a white background"),
+        ("Inkdrop Style, a red star", "a red star"),
+        ("a inkdrop style star", "a star"),
+        ("inkdrop style", ""),
         ("a red star", "a red star"),
     ],
 )
 def test_a_trigger_word_is_taken_out_with_what_hung_on_it(caption: str, rest: str) -> None:
-    assert captions.plain(caption, "inkhatch style") == rest
+    assert captions.plain(caption, "inkdrop style") == rest
 
 
 def test_a_note_on_many_files_stays_short() -> None:

@@ -11,7 +11,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.trainer.tiny import Bench
+from trainer.engine import prior
 from trainer.engine.cache import Encoded
+from trainer.engine.encoding import Encodings
 from trainer.engine.families.sd15 import StableDiffusion15
 from trainer.failures import CheckpointUnreadable
 from trainer.pipe import CheckpointSource, PictureFile, Stepped
@@ -41,6 +43,24 @@ def test_a_tune_is_held_to_what_the_base_brings(
     assert len(set(bytes_of.values())) == 3
     assert {text for text in said if text.startswith("all ")} == {"all red", "all green", "all blue"}
     assert said.count("all red") == 1  # the third tune found it in the cache
+
+
+def test_a_quarter_of_the_prior_pictures_are_the_tunes_own(
+    bench: Bench, shapes: list[PictureFile], knowing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4, 37):
+        Image.new("L", (64, 64), 7 * number).save(knowing / "prior" / f"{number:02}.png")
+        (knowing / "prior" / f"{number:02}.txt").write_text(f"all grey {number}\n")
+    made: list[Encodings] = []
+    encodings = prior.encodings
+    monkeypatch.setattr(prior, "encodings", lambda *given: made.append(encodings(*given)) or made[0])
+
+    tune(bench, shapes, knowing)
+
+    [known] = made
+    assert len(shapes) == 3
+    assert len(known.latents) == len(known.texts) == len(known.crops) == 36 + 12
+    assert {id(latents) for latents in known.latents[36:39]} == {id(latents) for latents in known.latents[45:]}
 
 
 def test_a_tune_on_a_base_that_brings_none_is_held_to_its_own_pictures_without_the_trigger_word(

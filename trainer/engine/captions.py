@@ -23,7 +23,7 @@ def without_trigger(said: Mapping[str, str], trigger_word: str) -> list[str]:
 
 
 def plain(caption: str, trigger_word: str) -> str:
-    """The caption without the trigger word and what hung on it: ", inkhatch style" leaves no comma behind."""
+    """The caption without the trigger word and what hung on it: ", inkdrop style" leaves no comma behind."""
     rest = re.sub(re.escape(trigger_word), "", caption, flags=re.IGNORECASE)
     parts = (" ".join(part.split()) for part in rest.split(","))
     return ", ".join(filter(None, parts))

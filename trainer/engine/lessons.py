@@ -44,16 +44,22 @@ class Lessons:
     """All lessons of one tune on some pictures."""
 
     def __init__(
-        self, encodings: Encodings, recipe: Recipe, timesteps: int, device: torch.device, course: str = ""
+        self,
+        encodings: Encodings,
+        recipe: Recipe,
+        timesteps: int,
+        device: torch.device,
+        dropout: float,
+        course: str = "",
     ) -> None:
-        """course: the draws' own, where a tune has several; see Dice."""
+        """dropout: share of captions that are dropped. course: the draws' own, where a tune has several; see Dice."""
         self._seen = encodings
         self._dice = Dice(recipe.seed, course)
         self._order = Order(encodings.buckets, recipe.batch, Dice(recipe.seed, course))
         self._timesteps = timesteps
         self._device = device
         self._batch = range(recipe.batch)
-        self._dropout = recipe.number("caption_dropout")
+        self._dropout = dropout
         self._offset = recipe.number("noise_offset")
 
     def at(self, step: int, size: int) -> Iterator[Lesson]:

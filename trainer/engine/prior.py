@@ -22,15 +22,47 @@ from trainer.engine.families.base import Family, PriorPicture
 from trainer.engine.recipe import Recipe
 from trainer.failures import CheckpointUnreadable
 
+# Share of the tune's own among the prior pictures, where the base brings others. Held to the plain caption, a tune
+# learns that its trigger word alone calls up what it teaches: a style would show in what is asked without it, too.
+OWN = 1 / 4
 
-def of_base(
-    base: Family, recipe: Recipe, pictures: Sequence[PriorPicture], cache: Cache, pause: Callable[[], None]
+# Share of the prior pictures' captions that are dropped, more than one would of a tune's own: guidance multiplies what
+# a LoRA changes about the empty caption, so that is what the base must keep above all.
+CAPTION_DROPOUT = 0.2
+
+
+def encodings(
+    base: Family,
+    recipe: Recipe,
+    brought: Sequence[PriorPicture],
+    seen: Encodings,
+    said: Sequence[str],
+    cache: Cache,
+    pause: Callable[[], None],
 ) -> Encodings:
-    """The pictures that the base brings. pause: as `encoding.encode` has it.
+    """The pictures that the base brings, and the tune's own with the trigger word taken out of their captions; these
+    alone where the base brings none. pause: as `encoding.encode` has it.
 
     Raises:
-        CheckpointUnreadable: one of them is no picture, or not of the native size.
+        CheckpointUnreadable: one of the base's is no picture, or not of the native size.
     """
+    own = _of_tune(base, recipe, seen, said, cache)
+    if not brought:
+        return own
+    known = _of_base(base, recipe, brought, cache, pause)
+    times = max(1, round(len(brought) * OWN / (1 - OWN) / len(said)))
+    return Encodings(
+        known.latents + times * own.latents,
+        [],
+        known.texts + times * own.texts,
+        known.empty,
+        known.crops + times * own.crops,
+    )
+
+
+def _of_base(
+    base: Family, recipe: Recipe, pictures: Sequence[PriorPicture], cache: Cache, pause: Callable[[], None]
+) -> Encodings:
     side = recipe.native_size
     encoded = []
     for number, picture in enumerate(pictures):
@@ -42,8 +74,7 @@ def of_base(
     return Encodings(encoded, [], said[:-1], said[-1], [crop] * len(encoded))
 
 
-def of_tune(base: Family, recipe: Recipe, seen: Encodings, said: Sequence[str], cache: Cache) -> Encodings:
-    """The tune's own pictures, the trigger word taken out of their captions: for a base that brings none."""
+def _of_tune(base: Family, recipe: Recipe, seen: Encodings, said: Sequence[str], cache: Cache) -> Encodings:
     plain = [captions.plain(caption, recipe.trigger_word) for caption in said]
     return replace(seen, texts=list(texts(base, recipe, plain, cache))[:-1])
 

@@ -150,14 +150,12 @@ class Tune:
 
     def _course(self, base: Family, resolved: Recipe, seen: Encodings, said: list[str]) -> Course:
         timesteps, cache = len(base.alphas_cumprod), self._shop.cache
-        lessons = Lessons(seen, resolved, timesteps, base.device)
+        lessons = Lessons(seen, resolved, timesteps, base.device, resolved.number("caption_dropout"))
         if resolved.number("prior_preservation_weight") == 0:
             return Course(lessons)
-        if brought := self._family.prior(self._start.checkpoint):
-            known = prior.of_base(base, resolved, brought, cache, self._pause)
-        else:
-            known = prior.of_tune(base, resolved, seen, said, cache)
-        return Course(lessons, Lessons(known, resolved, timesteps, base.device, "prior "))
+        brought = self._family.prior(self._start.checkpoint)
+        known = prior.encodings(base, resolved, brought, seen, said, cache, self._pause)
+        return Course(lessons, Lessons(known, resolved, timesteps, base.device, prior.CAPTION_DROPOUT, "prior "))
 
     def _train(self, base: Family, course: Course, adapter: Adapter, resolved: Recipe, progress: Progress) -> None:
         diffusion = objective.diffusion(

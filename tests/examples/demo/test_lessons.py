@@ -23,7 +23,7 @@ def test_prompts_have_the_trigger_word_and_the_control_has_not(lesson: Lesson) -
     assert not set(lesson.trigger.split()) & set(lesson.control.replace(",", "").split())
 
 
-@pytest.mark.parametrize("name", ["crescent", "hatched"])
+@pytest.mark.parametrize("name", ["crescent", "comic"])
 def test_prompts_ask_for_what_no_training_picture_shows(name: str) -> None:
     lesson = LESSONS[name]
 

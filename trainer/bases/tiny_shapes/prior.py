@@ -10,18 +10,18 @@ from PIL import Image
 from trainer.bases import tiny_shapes
 from trainer.bases.tiny_shapes import world
 
-COUNT = 64  # of 576 ways to pair shape, colour and background; a step sees a few, so more would be no slower
+COUNT = 256  # of 576 ways to pair shape, colour and background; a step sees a few, so more would be no slower
 SEED = 77  # no seed that anything is measured with
 
 
 def draw(folder: Path) -> None:
-    """01.png with its caption in 01.txt, and so on; each caption names shape, colour and background."""
+    """001.png with its caption in 001.txt, and so on; each caption names shape, colour and background."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random(SEED)  # noqa: S311  # pictures, not secrets
     scenes = [world.random_scene(rng) for _ in range(COUNT)]
     for number, scene in enumerate(scenes, start=1):
-        Image.fromarray(world.draw(scene, rng)).save(folder / f"{number:02}.png", optimize=True)
-        (folder / f"{number:02}.txt").write_text(world.caption(scene, rng, complete=True) + "\n", "utf-8")
+        Image.fromarray(world.draw(scene, rng)).save(folder / f"{number:03}.png", optimize=True)
+        (folder / f"{number:03}.txt").write_text(world.caption(scene, rng, complete=True) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,13 @@ log = logging.getLogger(__name__)
 
 # Defaults for tunes on it. SD 1.5's rate would take thousands of steps. Min-SNR weights all but ignore the strong noise
 # in which this model settles what it draws: with them 300 steps taught no crescent, without them most samples have one.
-TUNED_WITH = {"learning_rate": 5e-4, "batch_size": 4, "min_snr_gamma": 0.0}
+TUNED_WITH = {
+    "learning_rate": 1e-3,
+    "batch_size": 4,
+    "min_snr_gamma": 0.0,
+    "caption_dropout": 0.0,
+    "prior_preservation_weight": 1.5,
+}
 
 PREVIEWED = (
     "a large red star on a blue background",
