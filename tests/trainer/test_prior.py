@@ -53,7 +53,12 @@ def test_a_quarter_of_the_prior_pictures_are_the_tunes_own(
         (knowing / "prior" / f"{number:02}.txt").write_text(f"all grey {number}\n")
     made: list[Encodings] = []
     encodings = prior.encodings
-    monkeypatch.setattr(prior, "encodings", lambda *given: made.append(encodings(*given)) or made[0])
+
+    def seen(*given: Any) -> Encodings:
+        made.append(encodings(*given))
+        return made[-1]
+
+    monkeypatch.setattr(prior, "encodings", seen)
 
     tune(bench, shapes, knowing)
 
