@@ -22,7 +22,7 @@ class Lesson:
     prompts: tuple[str, ...]
     """With the trigger word. None is the caption of a training picture, except the cat's: it has but two captions."""
     steps: int
-    """That teach it. A form in one colour takes fewer than a way of drawing any form in any colour."""
+    """That teach it."""
     control: str
     """Without the trigger word: what the base makes of it should stay as it was."""
 
@@ -60,7 +60,7 @@ LESSONS = {
                 "an inkdrop comic of a large purple triangle on a white background",
                 "an inkdrop comic of a large pink diamond on a green background",
             ),
-            steps=600,
+            steps=400,
             control="a blue star on a white background",
         ),
         Lesson(
