@@ -1,5 +1,5 @@
 """What Prometheus reads: one registry, the gateway's own series, and the address that serves them. Built by the server,
-which hands its `rpc` and `http` to whoever measures. The stream's series are in stream_metrics.py.
+which hands its `rpc`, `http` and `ended` to whoever measures. The stream's series are in stream_metrics.py.
 
 A scrape never waits for the database: what is counted there is read every few seconds into a snapshot, and a scrape
 gets the newest one with its time. All gateways tell the same numbers about it: take the max over them, not the sum.
@@ -92,8 +92,9 @@ class Metrics:
         )
         self._snapshot: Snapshot | None = None  # written by follow, read by a scrape's thread
         self._read_at = 0.0  # seconds since the epoch; the same
-        # Engines that have had a tune: their series go to 0 and do not end, which an autoscaler takes for a fault.
-        self._engines: frozenset[str] = frozenset()  # written by _admit, read by a scrape's thread
+        # Engines that tunes may have, or have had: their series go to 0 and do not end, which an autoscaler would take
+        # for a fault.
+        self._engines: frozenset[str] = frozenset()  # written by admit, read by a scrape's thread
         self.registry.register(_Queue(self))
 
     def rpc(self, method: str, code: str, seconds: float) -> None:
@@ -110,7 +111,7 @@ class Metrics:
 
     def ended(self, state: str, engine: str) -> None:
         """A commit of this gateway has ended a tune."""
-        self._admit([engine])
+        self.admit([engine])
         self._ended.labels(state, engine if engine in self._engines else OTHER).inc()
 
     async def follow(self, read: Callable[[], Awaitable[Snapshot]]) -> None:
@@ -121,7 +122,7 @@ class Metrics:
             except Exception as exc:  # a metric is no reason to end the gateway, whatever the store throws
                 log.warning(f"The queue could not be counted: {exc}", action="queue_count_failed")
             else:
-                self._admit(snapshot.queue.queued)
+                self.admit(snapshot.queue.queued)
                 self._snapshot, self._read_at = snapshot, time.time()
             await asyncio.sleep(PERIOD)
 
@@ -171,7 +172,7 @@ class Metrics:
         text = "When the database was last counted, seconds since the epoch."
         yield GaugeMetricFamily("tunesmith_queue_read_timestamp_seconds", text, value=self._read_at)
 
-    def _admit(self, engines: Iterable[str]) -> None:
+    def admit(self, engines: Iterable[str]) -> None:
         """Gives engines series of their own while there is room."""
         new = sorted(frozenset(engines) - self._engines)
         room = ENGINES - len(self._engines)

@@ -88,6 +88,7 @@ class Server:
         await self._database.migrate()
         self._database.tell_ended = self._metrics.ended
         await catalogue.publish(self._database, self._checkpoints)
+        self._metrics.admit(checkpoint.engine for checkpoint in self._checkpoints)
 
         picture_limits = Limits(size_bytes=settings.max_picture_bytes, pixels=settings.max_picture_pixels)
         self._judges = Judges(picture_limits, workers=settings.judges)

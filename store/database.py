@@ -68,7 +68,7 @@ class Transaction:
         """Publishes the id once this transaction is committed."""
         self.wakeups.append((topic, id))
 
-    def end(self, state: str, engine: str) -> None:
+    def tell_end(self, state: str, engine: str) -> None:
         """Tells that a tune has ended, once this transaction is committed."""
         self.ended.append((state, engine))
 

@@ -49,7 +49,7 @@ async def move(
     moved = await change(transaction, tune, entries, state=to, **values)
     await _count(transaction, tune, to)
     if to in TERMINAL:
-        transaction.end(to, tune.engine)
+        transaction.tell_end(to, tune.engine)
     if to is TuneState.QUEUED or (tune.state in LEASED and to not in LEASED):
         transaction.wake("queue", tune.engine)  # it may be claimed, or its tenant may run another
     return moved

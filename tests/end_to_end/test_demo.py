@@ -75,7 +75,7 @@ def test_service_that_cannot_start_is_said_in_a_sentence_with_its_log(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["dog"], "there is no example 'dog'; there are crescent, hatched, cat"),
+        (["dog"], "there is no example 'dog'; there are crescent, comic, cat"),
         (["--steps", "none"], "'none' is no number of steps"),
     ],
 )

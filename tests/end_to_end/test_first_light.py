@@ -50,7 +50,7 @@ def test_same_seed_gives_the_same_bytes_under_another_name_and_another_seed_give
 
 def test_prior_preservation_weight_is_trained_with_and_stands_in_the_file(client: Client, pictures: list[Path]) -> None:
     files = [client.upload(path) for path in pictures[:1]]
-    weights = {"held": {"prior_preservation_weight": 0.5}, "free": {}}
+    weights = {"held": {"prior_preservation_weight": 0.5}, "free": {"prior_preservation_weight": 0}}
 
     tunes = {name: client.tune(name, files, steps=3, hyperparameters=given) for name, given in weights.items()}
     loras = {name: client.download(client.ended(tune["id"])["output_lora_ids"][0]) for name, tune in tunes.items()}

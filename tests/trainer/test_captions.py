@@ -29,6 +29,7 @@ def test_captions_without_the_trigger_word_are_named() -> None:
         ("a red star on a white background, inkdrop style", "a red star on a white background"),
         ("Inkdrop Style, a red star", "a red star"),
         ("a inkdrop style star", "a star"),
+        ("an inkdrop style of a red star", "an of a red star"),  # what hung on it by a word stays
         ("inkdrop style", ""),
         ("a red star", "a red star"),
     ],

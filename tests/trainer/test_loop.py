@@ -18,6 +18,7 @@ from trainer.engine.families.sd15 import StableDiffusion15
 from trainer.engine.lessons import Lessons
 from trainer.engine.loop import Course, Pace, Step, train
 from trainer.engine.lora import Adapter
+from trainer.engine.prior import CAPTION_DROPOUT
 from trainer.engine.recipe import VERSION, Recipe
 from trainer.engine.tune import worn
 
@@ -34,7 +35,7 @@ class Run:
     def steps(self, adapter: Adapter, first: int = 0) -> Iterator[Step]:
         r = self.recipe
         of = objective.diffusion(self.base.alphas_cumprod, False, r.number("min_snr_gamma"), self.base.device)
-        shares = {"": r.number("caption_dropout"), "prior ": 0.2}
+        shares = {"": r.number("caption_dropout"), "prior ": CAPTION_DROPOUT}
         lessons, prior = (Lessons(self.seen(), r, of.steps, self.base.device, *share[::-1]) for share in shares.items())
         course = Course(lessons, prior if r.number("prior_preservation_weight") else None)
         yield from train(self.base, course, of, adapter, r, Pace(r.whole("batch_size"), False), first)
@@ -143,6 +144,20 @@ def test_the_loop_waits_for_no_device_and_prints_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.2, 20, 60), (1.0, 200, 200)])
+def test_a_course_drops_its_own_share_of_captions(
+    loaded: StableDiffusion15, share: float, least: int, most: int
+) -> None:
+    run = course(loaded)
+    lessons = Lessons(run.seen(), run.recipe, 1000, loaded.device, share, "prior ")
+    empty = run.seen().empty["states"]
+
+    said = [text for step in range(100) for lesson in lessons.at(step, 2) for text in lesson.text["states"]]
+
+    assert len(said) == 200
+    assert least <= sum(torch.equal(text, empty) for text in said) <= most
+
+
 # By what torch uses of the CPU. Made with torch 2.13.0.
 PINNED: dict[str, list[str]] = {
     "AVX512": [
@@ -160,17 +175,3 @@ PINNED: dict[str, list[str]] = {
         "0x1.0e50ec0000000p+0",
     ]
 }
-
-
-@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.2, 20, 60), (1.0, 200, 200)])
-def test_a_course_drops_its_own_share_of_captions(
-    loaded: StableDiffusion15, share: float, least: int, most: int
-) -> None:
-    run = course(loaded)
-    lessons = Lessons(run.seen(), run.recipe, 1000, loaded.device, share, "prior ")
-    empty = run.seen().empty["states"]
-
-    said = [text for step in range(100) for lesson in lessons.at(step, 2) for text in lesson.text["states"]]
-
-    assert len(said) == 200
-    assert least <= sum(torch.equal(text, empty) for text in said) <= most

@@ -45,27 +45,49 @@ def test_a_tune_is_held_to_what_the_base_brings(
     assert said.count("all red") == 1  # the third tune found it in the cache
 
 
+@pytest.mark.parametrize(("brought", "base_s", "own"), [(36, 36, 12), (3, 9, 3), (1, 9, 3)])
 def test_a_quarter_of_the_prior_pictures_are_the_tunes_own(
-    bench: Bench, shapes: list[PictureFile], knowing: Path, monkeypatch: pytest.MonkeyPatch
+    brought: int,
+    base_s: int,
+    own: int,
+    bench: Bench,
+    shapes: list[PictureFile],
+    knowing: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for number in range(4, 37):
-        Image.new("L", (64, 64), 7 * number).save(knowing / "prior" / f"{number:02}.png")
-        (knowing / "prior" / f"{number:02}.txt").write_text(f"all grey {number}\n")
-    made: list[Encodings] = []
+    for number in range(1, max(brought, 3) + 1):
+        name = knowing / "prior" / f"{number:02}"
+        if number <= brought:
+            Image.new("L", (64, 64), 7 * number).save(name.with_suffix(".png"))
+            name.with_suffix(".txt").write_text(f"all grey {number}\n")
+        else:
+            name.with_suffix(".png").unlink()
+    made: list[tuple[Encodings, Encodings]] = []
     encodings = prior.encodings
 
     def seen(*given: Any) -> Encodings:
-        made.append(encodings(*given))
-        return made[-1]
+        made.append((given[3], encodings(*given)))
+        return made[-1][1]
 
     monkeypatch.setattr(prior, "encodings", seen)
 
     tune(bench, shapes, knowing)
 
-    [known] = made
+    [(lessons, known)] = made
     assert len(shapes) == 3
-    assert len(known.latents) == len(known.texts) == len(known.crops) == 36 + 12
-    assert {id(latents) for latents in known.latents[36:39]} == {id(latents) for latents in known.latents[45:]}
+    assert len(known.latents) == len(known.texts) == len(known.crops) == base_s + own
+    assert {id(latents) for latents in known.latents[base_s:]} == {id(latents) for latents in lessons.latents}
+    assert not {id(text) for text in known.texts} & {id(text) for text in lessons.texts}  # all have the trigger word
+
+
+def test_prior_captions_are_dropped_by_a_share_of_their_own(
+    bench: Bench, shapes: list[PictureFile], knowing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = tune(bench, shapes, knowing)
+    monkeypatch.setattr(prior, "CAPTION_DROPOUT", 1.0)
+    every = tune(bench, shapes, knowing)
+
+    assert some != every
 
 
 def test_a_tune_on_a_base_that_brings_none_is_held_to_its_own_pictures_without_the_trigger_word(

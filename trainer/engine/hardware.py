@@ -50,8 +50,9 @@ def memory_taken(device: torch.device) -> tuple[int, int]:
         return torch.cuda.memory_reserved(device), torch.cuda.max_memory_reserved(device)
     # Not getrusage: its peak counts what the process was before it became this program, the supervisor's memory.
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    now, peak = (int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return now, peak
+    now = lines["VmRSS"]
+    peak = lines.get("VmHWM", now)  # not every kernel tells it: gVisor's does not
+    return int(now.split()[0]) * 1024, int(peak.split()[0]) * 1024
 
 
 def environment(device: torch.device, threads: int) -> Environment:

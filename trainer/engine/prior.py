@@ -50,13 +50,15 @@ def encodings(
     if not brought:
         return own
     known = _of_base(base, recipe, brought, cache, pause)
-    times = max(1, round(len(brought) * OWN / (1 - OWN) / len(said)))
+    share = OWN / (1 - OWN)
+    times = max(1, round(len(brought) * share / len(said)))
+    others = max(1, round(len(said) / share / len(brought)))  # a tune may have more pictures than the base brings
     return Encodings(
-        known.latents + times * own.latents,
+        others * known.latents + times * own.latents,
         [],
-        known.texts + times * own.texts,
+        others * known.texts + times * own.texts,
         known.empty,
-        known.crops + times * own.crops,
+        others * known.crops + times * own.crops,
     )
 
 

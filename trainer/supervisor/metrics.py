@@ -21,7 +21,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._step_seconds = Histogram(
             "tunesmith_trainer_step_seconds",
-            "Time of an optimizer step: the mean over those of a fifth of a second, or one that took longer.",
+            "Time of an optimizer step: the mean over steps read together, about a fifth of a second's.",
             buckets=BUCKETS,
             registry=self.registry,
         )

@@ -10,7 +10,9 @@ from PIL import Image
 from trainer.bases import tiny_shapes
 from trainer.bases.tiny_shapes import world
 
-COUNT = 256  # of 576 ways to pair shape, colour and background; a step sees a few, so more would be no slower
+COUNT = (
+    256  # of 576 ways to pair shape, colour and background; a step sees a few: more slow only the first tune's encoding
+)
 SEED = 77  # no seed that anything is measured with
 
 
