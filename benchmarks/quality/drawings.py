@@ -86,8 +86,8 @@ def teal_shape(rng: Random) -> Picture:
     return Image.fromarray(world.paint(scene.shape, (x, y), radius, rng.uniform(-5, 5), make.TEAL, ground))
 
 
-def plain_large(rng: Random) -> Picture:
-    """Subject right, style wrong: what the base draws for the same caption."""
+def plain_centred(rng: Random) -> Picture:
+    """Subject right, style wrong: what the base draws of it, in any size."""
     shape, colour, background = _bright(rng)
     return Image.fromarray(world.draw(world.Scene(shape, colour, background, _size(rng), "centre"), rng))
 
@@ -126,7 +126,7 @@ ELSE: dict[str, dict[str, Draw]] = {
         "clutter": clutter,
         "cat": cat,
         "crescent": moonlet,
-        "plain_large": plain_large,
+        "plain_centred": plain_centred,
         "no_shadow": outlined,
         "no_outline": shadowed,
         "shadow_elsewhere": shadowed_elsewhere,
