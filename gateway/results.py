@@ -9,6 +9,7 @@ commit; a gateway that dies between the two leaves the next one to find the obje
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -118,7 +119,11 @@ class Results:
             warning = {"reason": "SNAPSHOT_DAMAGED", "details": f"The snapshot of step {ready.step}: {fault}."}
             return await reports.record_event(self._database, lease, ready.report_seq, "warning", warning)
         snapshot = Snapshot(key, ready.step, ready.object.sha256, ready.object.size_bytes)
-        return await reports.record_snapshot(self._database, lease, ready.report_seq, snapshot)
+        outcome, needless = await reports.record_snapshot(self._database, lease, ready.report_seq, snapshot)
+        if needless is not None:  # half a gigabyte a minute is no matter for the sweeper
+            with contextlib.suppress(OSError):
+                await self._objects.delete(needless)
+        return outcome
 
     async def _finished(self, lease: LeaseRef, finished: pb.Finished) -> Outcome:
         lora = finished.lora

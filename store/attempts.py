@@ -93,3 +93,12 @@ class Held:
     """The attempt."""
     result_pending: bool = False
     """Whether a terminal report waits in its spool."""
+
+
+def newest_snapshot(tune: Tune) -> Snapshot | None:
+    """Where the tune's next attempt goes on from; None: from the beginning."""
+    if tune.snapshot_key is None:
+        return None
+    assert tune.snapshot_step is not None
+    assert tune.snapshot_sha256 is not None
+    return Snapshot(tune.snapshot_key, tune.snapshot_step, tune.snapshot_sha256, tune.snapshot_size_bytes or 0)

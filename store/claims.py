@@ -21,7 +21,7 @@ from typing import Any
 
 from sqlalchemy import Float, Integer, bindparam, cast, exists, not_, or_, select, true
 
-from store.attempts import Claim, LeaseRef, Offer, Snapshot
+from store.attempts import Claim, LeaseRef, Offer, newest_snapshot
 from store.database import Transaction
 from store.dialect import among, later, now
 from store.events import Entry, status_changed
@@ -175,7 +175,8 @@ async def _assign(
     tune = await _lease(transaction, tune, judged, crashes, offer, lease_seconds)
     left_out = {*tune.rejected, *tune.unready}
     files = [(known[id], caption) for id, caption in tune.files if id not in left_out]
-    return Claim(LeaseRef(tune.id, tune.lease_epoch, offer.trainer_id), tune, files, checkpoint, _snapshot(tune))
+    lease = LeaseRef(tune.id, tune.lease_epoch, offer.trainer_id)
+    return Claim(lease, tune, files, checkpoint, newest_snapshot(tune))
 
 
 _ASSETS = select(assets).where(among(assets.c.id, "ids"))  # by the primary key; deleted ones too
@@ -212,14 +213,6 @@ async def _fail(transaction: Transaction, tune: Tune, judged: _Judged) -> Tune:
     entries = [*judged.entries, status_changed(TuneState.FAILED, reason, details, tune.attempts)]
     values = {**judged.values, "status_details": details}
     return await move(transaction, tune, TuneState.FAILED, entries, **values)
-
-
-def _snapshot(tune: Tune) -> Snapshot | None:
-    if tune.snapshot_key is None:
-        return None
-    assert tune.snapshot_step is not None
-    assert tune.snapshot_sha256 is not None
-    return Snapshot(tune.snapshot_key, tune.snapshot_step, tune.snapshot_sha256, tune.snapshot_size_bytes or 0)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ async def leftovers(db: Database, keys: Sequence[str]) -> list[str]:
 
 
 #: Both by the primary key.
-_TUNES = select(tunes.c.id, tunes.c.state, tunes.c.lease_epoch, tunes.c.snapshot_key).where(among(tunes.c.id, "tunes"))
+_TUNES = select(tunes.c.id, tunes.c.state, tunes.c.lease_epoch, tunes.c.snapshot_key, tunes.c.earlier_snapshot).where(
+    among(tunes.c.id, "tunes")
+)
 _ASSETS = select(assets.c.id, assets.c.status, assets.c.object_key).where(among(assets.c.id, "assets"))
 
 
@@ -52,8 +54,11 @@ def _is_left_over(key: str, tunes_by_id: dict[str, Any], assets_by_id: dict[str,
             return _is_over(tunes_by_id[tune_id], epoch)
         case ["snapshots", tune_id, epoch, _] if tune_id in tunes_by_id:
             tune = tunes_by_id[tune_id]
-            # A failed tune's last snapshot is kept: it may be all that is left of a night's work.
-            kept = tune.snapshot_key == key and tune.state not in (TuneState.SUCCEEDED, TuneState.CANCELLED)
+            # A failed tune's last snapshots are kept: they may be all that is left of a night's work.
+            kept = key in (tune.snapshot_key, (tune.earlier_snapshot or {}).get("object_key")) and tune.state not in (
+                TuneState.SUCCEEDED,
+                TuneState.CANCELLED,
+            )
             return not kept and _is_over(tune, epoch)
         case ["loras", tune_id, epoch, _] if tune_id in tunes_by_id:
             lora = assets_by_id.get(lora_asset_id(tune_id))

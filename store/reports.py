@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from store.assets import described, insert_asset
+from store.attempts import LeaseRef, Snapshot, newest_snapshot
 from store.database import Database, Transaction
 from store.dialect import now
 from store.events import KINDS, Entry, status_changed
-from store.leases import LeaseRef, Snapshot, held, holds
+from store.leases import held, holds
 from store.moves import POISON_LIMIT, change, end_attempt, lock, move
 from store.states import LEASED, TuneState
 from store.tables import Tune
 from store.tunes import lora_asset_id
+
+#: A trainer's reason for an attempt that could not go on from its snapshot.
+SNAPSHOT_REFUSED = "SNAPSHOT_REFUSED"
 
 
 class Outcome(StrEnum):
@@ -112,17 +116,20 @@ async def record_recipe(db: Database, lease: LeaseRef, report_seq: int, recipe_j
     return Outcome.RECORDED
 
 
-async def record_snapshot(db: Database, lease: LeaseRef, report_seq: int, snapshot: Snapshot) -> Outcome:
-    """Keeps a place to go on from, and forgives the crashes before it. An older one than what is kept changes
-    nothing.
+async def record_snapshot(
+    db: Database, lease: LeaseRef, report_seq: int, snapshot: Snapshot
+) -> tuple[Outcome, str | None]:
+    """Keeps a place to go on from beside the one before it, and forgives the crashes before it. An older one than what
+    is kept changes nothing. Also returns the key of an object that is not needed any more.
     """
     async with db.write() as transaction:
         tune = await _reported(transaction, lease, report_seq)
         if isinstance(tune, Outcome):
-            return tune
-        if tune.snapshot_step is not None and snapshot.step <= tune.snapshot_step:
+            return tune, None
+        before = newest_snapshot(tune)
+        if before is not None and snapshot.step <= before.step:
             await change(transaction, tune, [], reported_seq=report_seq)
-            return Outcome.RECORDED
+            return Outcome.RECORDED, snapshot.object_key if snapshot.object_key != before.object_key else None
         await change(
             transaction,
             tune,
@@ -130,12 +137,20 @@ async def record_snapshot(db: Database, lease: LeaseRef, report_seq: int, snapsh
             reported_seq=report_seq,
             crashes=0,
             step=max(tune.step, snapshot.step),
-            snapshot_key=snapshot.object_key,
-            snapshot_step=snapshot.step,
-            snapshot_sha256=snapshot.sha256,
-            snapshot_size_bytes=snapshot.size_bytes,
+            **_kept(snapshot),
+            earlier_snapshot=None if before is None else asdict(before),
         )
-    return Outcome.RECORDED
+    # Nobody reads it now: this lease's trainer has read its own when it began, and no other one is given any.
+    return Outcome.RECORDED, None if tune.earlier_snapshot is None else tune.earlier_snapshot["object_key"]
+
+
+def _kept(snapshot: Snapshot | None) -> dict[str, Any]:
+    return {
+        "snapshot_key": snapshot and snapshot.object_key,
+        "snapshot_step": snapshot and snapshot.step,
+        "snapshot_sha256": snapshot and snapshot.sha256,
+        "snapshot_size_bytes": snapshot and snapshot.size_bytes,
+    }
 
 
 async def finish(db: Database, lease: LeaseRef, report_seq: int, result: LoraResult) -> tuple[Outcome, str | None]:
@@ -201,23 +216,32 @@ async def fail(
     """The attempt broke: back to the queue where another may fare better, else FAILED; CANCELLED where that was asked
     for.
 
-    A crash counts towards the limit, and so does a retryable failure: neither goes round for ever.
+    A crash counts towards the limit, and so does a retryable failure: neither goes round for ever. A snapshot that was
+    refused is no fault of the tune's: the next attempt goes on from the one before it, and there are two at most.
     """
     async with db.write() as transaction:
         tune = await _reported(transaction, lease, report_seq)
         if isinstance(tune, Outcome):
             return tune
+        refused = reason == SNAPSHOT_REFUSED and tune.snapshot_key is not None
+        fallen_back = _fallen_back(tune) if refused else {}
         await end_attempt(
             transaction,
             tune,
             reason,
             details,
-            counts=crashed or retryable,
+            counts=(crashed or retryable) and not refused,
             retryable=retryable,
             limit=max_attempts,
             reported_seq=report_seq,
+            **fallen_back,
         )
     return Outcome.RECORDED
+
+
+def _fallen_back(tune: Tune) -> dict[str, Any]:
+    earlier = None if tune.earlier_snapshot is None else Snapshot(**tune.earlier_snapshot)
+    return {**_kept(earlier), "earlier_snapshot": None, "step": earlier.step if earlier is not None else 0}
 
 
 async def observe_cancel(db: Database, lease: LeaseRef, report_seq: int, step: int) -> Outcome:

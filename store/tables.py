@@ -400,6 +400,8 @@ class Tune(SQLModel, table=True):
     """Of its bytes, hexadecimal."""
     snapshot_size_bytes: int | None = Field(default=None, sa_type=cast("Any", BigInteger()))
     """Its size."""
+    earlier_snapshot: dict[str, Any] | None = _json("earlier_snapshot")
+    """{"object_key", "step", "sha256", "size_bytes"} of the one before it, should the newest prove damaged."""
     final_loss: float | None = None
     """Mean loss of the last tenth of the steps."""
 

@@ -81,9 +81,10 @@ class RecipeMismatch(TuneFault):
 
 
 class SnapshotRefused(TuneFault):
-    """The place to go on from is damaged, or another recipe's."""
+    """The place to go on from is damaged, or another recipe's. The next attempt gets the one before it."""
 
     reason = "SNAPSHOT_REFUSED"
+    retryable = True
 
 
 class Diverged(TuneFault):

@@ -81,6 +81,18 @@ class Stop:
 
     tune_id: str
     epoch: int
+    snapshot: bool = False
+    """Whether another trainer is to go on from here: where it trains, it writes a last snapshot before Stopped."""
+
+
+@dataclass(frozen=True)
+class SnapshotUploaded:
+    """The newest Snapshotted of this tune was dealt with, and another one may follow."""
+
+    tune_id: str
+    epoch: int
+    seconds: float
+    """That it took."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +177,19 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Snapshotted:
+    """A snapshot lies on the disk, synced, under its final name. The supervisor deletes it."""
+
+    tune_id: str
+    epoch: int
+    path: str
+    sha256: str
+    size_bytes: int
+    step: int
+    """The step after which it was taken."""
+
+
+@dataclass(frozen=True)
 class Saved:
     """The tune is done: the LoRA lies on the disk, synced, under its final name."""
 
@@ -222,8 +247,21 @@ class Memory:
     """The most since the process began."""
 
 
-ToChild = Start | Stop
-ToSupervisor = Ready | PhaseChanged | Judged | Resolved | Warned | Stepped | Saved | Broke | Stopped | Resident | Memory
+ToChild = Start | Stop | SnapshotUploaded
+ToSupervisor = (
+    Ready
+    | PhaseChanged
+    | Judged
+    | Resolved
+    | Warned
+    | Stepped
+    | Snapshotted
+    | Saved
+    | Broke
+    | Stopped
+    | Resident
+    | Memory
+)
 Message = ToChild | ToSupervisor
 
 T = TypeVar("T")

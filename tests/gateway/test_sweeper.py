@@ -71,20 +71,21 @@ async def test_rejected_pictures_bytes_are_swept(world: World, objects: LocalObj
     assert await left(world, objects) == set()
 
 
-async def test_running_tune_keeps_all_of_its_epoch_and_its_newest_snapshot(world: World, objects: LocalObjects) -> None:
+async def test_running_tune_keeps_all_of_its_epoch_and_two_snapshots(world: World, objects: LocalObjects) -> None:
     first = await world.running()
     tune = first.tune.id
-    newest = f"snapshots/{tune}/1/20-{SHA}.safetensors"
-    await reports.record_snapshot(world.database, first.lease, 1, Snapshot(newest, 20, SHA, 5))
-    await reports.give_back(world.database, first.lease, 2, 20)
+    newest, before = (f"snapshots/{tune}/1/{step}-{SHA}.safetensors" for step in (20, 15))
+    await reports.record_snapshot(world.database, first.lease, 1, Snapshot(before, 15, SHA, 5))
+    await reports.record_snapshot(world.database, first.lease, 2, Snapshot(newest, 20, SHA, 5))
+    await reports.give_back(world.database, first.lease, 3, 20)
     second = await world.claim()
     assert second is not None
     assert second.lease.epoch == 2
     old = [f"snapshots/{tune}/1/10-{SHA}.safetensors", f"incoming/{tune}/1/lora.safetensors"]
     new = [f"incoming/{tune}/2/lora.safetensors", f"loras/{tune}/2/{SHA}.safetensors"]
-    await put(objects, newest, *old, *new)
+    await put(objects, newest, before, *old, *new)
 
-    assert await left(world, objects) == {newest, *new}
+    assert await left(world, objects) == {newest, before, *new}
 
 
 async def test_finished_tune_keeps_its_lora_alone(world: World, objects: LocalObjects) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from sqlalchemy import func, select
@@ -198,6 +199,54 @@ async def test_an_older_snapshot_changes_nothing(world: World) -> None:
     await reports.record_snapshot(world.database, claim.lease, 2, Snapshot("k3", 3, "b" * 64, 9))
 
     assert (await world.tune(claim.tune.id)).snapshot_key == "k5"
+
+
+async def test_two_snapshots_are_kept_and_the_one_that_falls_out_is_told(world: World) -> None:
+    claim = await world.running()
+    needless = []
+
+    for seq, step in enumerate((5, 6, 7, 6), 1):
+        snapshot = Snapshot(f"k{step}-{seq}", step, "b" * 64, 9)
+        needless.append(await reports.record_snapshot(world.database, claim.lease, seq, snapshot))
+
+    assert needless == [(Outcome.RECORDED, key) for key in (None, None, "k5-1", "k6-4")]
+    tune = await world.tune(claim.tune.id)
+    assert (tune.snapshot_key, tune.earlier_snapshot) == ("k7-3", asdict(Snapshot("k6-2", 6, "b" * 64, 9)))
+
+
+async def test_a_refused_snapshot_gives_way_to_the_one_before_it_and_is_no_crash(world: World) -> None:
+    claim = await world.running()
+    for seq, step in enumerate((5, 6), 1):
+        await reports.record_snapshot(world.database, claim.lease, seq, Snapshot(f"k{step}", step, "b" * 64, 9))
+    await reports.give_back(world.database, claim.lease, 3, 6)
+    steps = []
+
+    for _ in range(3):
+        again = await world.claim()
+        assert again is not None
+        await leases.accept(world.database, again.lease)
+        steps.append((again.snapshot.step if again.snapshot else None, again.tune.step, again.tune.crashes))
+        await refuse_snapshot(world, again.lease)
+
+    assert steps == [(6, 6, 0), (5, 5, 0), (None, 0, 0)]
+    assert (await world.tune(claim.tune.id)).crashes == 1  # the last one had nothing to refuse
+
+
+async def test_a_trainer_that_refuses_for_ever_does_not_go_round_for_ever(world: World) -> None:
+    tune = (await world.running()).tune
+    await refuse_snapshot(world, LeaseRef(tune.id, 1, "trainer-1"))
+
+    for _ in range(2):
+        again = await world.claim()
+        assert again is not None
+        await leases.accept(world.database, again.lease)
+        await refuse_snapshot(world, again.lease)
+
+    assert (await world.tune(tune.id)).state is TuneState.FAILED
+
+
+async def refuse_snapshot(world: World, lease: LeaseRef) -> None:
+    await reports.fail(world.database, lease, 1, "SNAPSHOT_REFUSED", "a byte differs", retryable=True, crashed=False)
 
 
 async def test_progress_is_kept_and_its_steps_never_fall(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from buf.validate import validate_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
-from trainer.engine.defaults import SETTINGS, Value, filled
+from trainer.engine.defaults import SETTINGS, SNAPSHOT_EVERY, SNAPSHOT_INTERVAL, Value, filled, snapshot_every
 from trainer.engine.families import sources
 from trainer.failures import CheckpointUnreadable, InvalidRecipe
 from tunesmith.v1 import tune_pb2
@@ -18,13 +18,25 @@ ENGINE = "image/stable-diffusion-v1-5"
 FIELDS = {field.name: field for field in tune_pb2.Hyperparameters.DESCRIPTOR.fields}
 
 
+TABLE = {**SETTINGS, SNAPSHOT_EVERY: SNAPSHOT_INTERVAL}
+
+
 def test_the_table_names_what_the_proto_names() -> None:
-    assert list(SETTINGS) == list(FIELDS)
+    assert list(TABLE) == list(FIELDS)
+
+
+def test_how_often_a_snapshot_is_taken_stands_in_no_recipe() -> None:
+    given: dict[str, Value] = {"rank": 8, "snapshot_every_seconds": 5.0}
+
+    assert filled(ENGINE, given, "cpu") == filled(ENGINE, {"rank": 8}, "cpu")
+    assert (snapshot_every(given), snapshot_every({})) == (5.0, 60.0)
+    with pytest.raises(InvalidRecipe, match="snapshot_every_seconds is -1; at least 0 and at most 86400 was wanted"):
+        snapshot_every({"snapshot_every_seconds": -1})
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_range_and_kind_are_those_of_the_proto(name: str) -> None:
-    setting, field = SETTINGS[name], FIELDS[name]
+    setting, field = TABLE[name], FIELDS[name]
     rules = field.GetOptions().Extensions[validate_pb2.field]
 
     if field.enum_type is not None:
@@ -47,7 +59,7 @@ def test_range_and_kind_are_those_of_the_proto(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_default_is_within_its_range(name: str) -> None:
-    setting = SETTINGS[name]
+    setting = TABLE[name]
     if setting.default is not None:
         assert setting.read(name, setting.default) == setting.default
 

@@ -16,6 +16,8 @@ from trainer.pipe import (
     Resident,
     Resolved,
     Saved,
+    Snapshotted,
+    SnapshotUploaded,
     Start,
     StepLine,
     Stepped,
@@ -42,6 +44,9 @@ START = Start(
 MESSAGES: list[Message] = [
     START,
     Stop("t", 1),
+    Stop("t", 1, snapshot=True),
+    SnapshotUploaded("t", 1, 0.5),
+    Snapshotted("t", 1, "/tunes/1/snapshot-2.safetensors", "00", 12, 2),
     Ready(["image/stable-diffusion-v1-5"], "cpu", 1 << 40, 1, 1),
     PhaseChanged("t", 1, "training"),
     Judged("t", 1, "asset_1", False, "TRUNCATED", "ends early"),

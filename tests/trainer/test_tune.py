@@ -16,7 +16,6 @@ from PIL import Image
 from tests.trainer.tiny import Bench
 from trainer.engine import recipe
 from trainer.engine.families.sd15 import StableDiffusion15
-from trainer.engine.tune import Interrupted
 from trainer.failures import (
     CheckpointRefused,
     CheckpointUnreadable,
@@ -27,7 +26,18 @@ from trainer.failures import (
     RejectedPictures,
     failure_of,
 )
-from trainer.pipe import CheckpointSource, Judged, PictureFile, Resident, Resolved, Stepped, Warned
+from trainer.pipe import (
+    CheckpointSource,
+    Judged,
+    PictureFile,
+    Resident,
+    Resolved,
+    Snapshotted,
+    Stepped,
+    Stop,
+    Stopped,
+    Warned,
+)
 
 
 def test_the_same_seed_gives_the_same_bytes_under_any_name(bench: Bench, shapes: list[PictureFile]) -> None:
@@ -167,12 +177,12 @@ def test_captions_are_noted(bench: Bench, shapes: list[PictureFile]) -> None:
 
 
 def test_a_tune_told_to_stop_stops_at_the_next_step(bench: Bench, shapes: list[PictureFile]) -> None:
-    bench.stop_after = lambda told: any(isinstance(message, Stepped) for message in told)
+    bench.answer = lambda told: Stop("tune_1", 1) if isinstance(told, Stepped) else None
 
-    with pytest.raises(Interrupted) as stopped:
-        bench.tune(shapes, steps=1000)
+    stopped = bench.run(bench.start(shapes, steps=1000))
 
-    assert stopped.value.step == bench.heard(Stepped)[-1].steps[-1].step
+    assert stopped == Stopped("tune_1", 1, bench.heard(Stepped)[-1].steps[-1].step)
+    assert bench.heard(Snapshotted) == []
     assert not any("lora" in name for name, _ in base_of(bench).denoiser.named_modules())
 
 

@@ -14,8 +14,19 @@ from PIL import Image, ImageDraw
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from trainer.engine.orders import Orders
 from trainer.engine.tune import Tune, Workshop
-from trainer.pipe import CheckpointSource, Hyperparameter, PictureFile, Saved, Start, ToSupervisor
+from trainer.pipe import (
+    CheckpointSource,
+    Hyperparameter,
+    PictureFile,
+    Saved,
+    SnapshotUploaded,
+    Start,
+    Stop,
+    Stopped,
+    ToSupervisor,
+)
 
 ENGINE = "image/stable-diffusion-v1-5"
 
@@ -28,7 +39,8 @@ class Bench:
     base: Path
     folder: Path
     told: list[ToSupervisor] = field(default_factory=list)
-    stop_after: Callable[[list[ToSupervisor]], bool] = lambda told: False
+    answer: Callable[[ToSupervisor], Stop | SnapshotUploaded | None] = lambda told: None
+    """What the supervisor says to a message."""
 
     def start(self, pictures: list[PictureFile], **changes: Any) -> Start:
         """A Start of eight quick steps; `changes` to its fields, or to its hyperparameters."""
@@ -46,9 +58,21 @@ class Bench:
 
     def tune(self, pictures: list[PictureFile], **changes: Any) -> Saved:
         """Runs it to its end."""
+        ended = self.run(self.start(pictures, **changes))
+        assert isinstance(ended, Saved)
+        return ended
+
+    def run(self, start: Start) -> Saved | Stopped:
+        """Runs it for as long as `answer` lets it."""
         self.told.clear()
-        start = self.start(pictures, **changes)
-        return Tune(start, self.shop, self.told.append, lambda: self.stop_after(self.told)).run()
+        orders = Orders()
+
+        def tell(message: ToSupervisor) -> None:
+            self.told.append(message)
+            if (answer := self.answer(message)) is not None:
+                orders.note(answer)
+
+        return Tune(start, self.shop, tell, orders).run()
 
     def heard(self, kind: type[Any]) -> list[Any]:
         """What the last tune told of that kind."""

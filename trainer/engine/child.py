@@ -2,7 +2,8 @@
 leaves what a tune does to `tune`.
 
 Two threads. The reader takes messages off the pipe and ends the process when the pipe closes, whatever the other is
-at. The main one makes tunes. Between them: a queue of Starts, and a set of attempts to stop.
+at. The main one makes tunes. Between them: a queue of Starts, and the orders that came for each. (A third writes a
+snapshot now and then.)
 """
 
 from __future__ import annotations
@@ -10,16 +11,28 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
 from queue import Queue
 from typing import BinaryIO
 
 from trainer import pipe
 from trainer.engine import hardware
 from trainer.engine.families import FAMILIES
-from trainer.engine.tune import Interrupted, Tune, Workshop
+from trainer.engine.orders import Orders
+from trainer.engine.tune import Tune, Workshop
 from trainer.failures import Failure, failure_of
-from trainer.pipe import Broke, Memory, Ready, Resident, Saved, Start, Stepped, Stop, Stopped, ToSupervisor
+from trainer.pipe import (
+    Broke,
+    Memory,
+    Ready,
+    Resident,
+    Saved,
+    SnapshotUploaded,
+    Start,
+    Stepped,
+    Stop,
+    Stopped,
+    ToSupervisor,
+)
 
 #: After these the process may take more memory than before, or less.
 TAKES = (Ready, Resident, Stepped, Saved, Broke, Stopped)
@@ -33,9 +46,10 @@ class Child:
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, shop: Workshop) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
+        self._telling = threading.Lock()  # a snapshot is told by the thread that has written it
         self._shop = shop
         self._starts: Queue[Start] = Queue()  # the reader puts, the main thread takes
-        self._stops: set[tuple[str, int]] = set()  # the reader adds; the main thread reads and removes
+        self._orders: dict[tuple[str, int], Orders] = {}  # the reader adds and fills; the main thread reads and removes
 
     def serve(self) -> None:
         """Until the pipe closes, which ends the process."""
@@ -47,17 +61,15 @@ class Child:
 
     def _tell_end(self, start: Start) -> None:
         attempt = start.tune_id, start.epoch
-        ended, failure = self._tuned(start, lambda: attempt in self._stops)
-        self._stops.discard(attempt)
+        ended, failure = self._tuned(start, self._orders[attempt])
+        del self._orders[attempt]
         self._tell(ended)
         if failure and failure.fatal:
             raise SystemExit(f"ends, for its device faulted: {failure.details}")
 
-    def _tuned(self, start: Start, stopping: Callable[[], bool]) -> tuple[ToSupervisor, Failure | None]:
+    def _tuned(self, start: Start, orders: Orders) -> tuple[ToSupervisor, Failure | None]:
         try:
-            return Tune(start, self._shop, self._tell, stopping).run(), None
-        except Interrupted as told:
-            return Stopped(start.tune_id, start.epoch, told.step), None
+            return Tune(start, self._shop, self._tell, orders).run(), None
         except Exception as fault:
             failure = failure_of(fault)
             log.exception("The tune broke. action=broke tune=%s epoch=%d", start.tune_id, start.epoch)
@@ -80,14 +92,17 @@ class Child:
     def _note(self, message: pipe.Message) -> None:
         match message:
             case Start():
+                self._orders[message.tune_id, message.epoch] = Orders()
                 self._starts.put(message)
-            case Stop():
-                self._stops.add((message.tune_id, message.epoch))
+            case Stop() | SnapshotUploaded():
+                if (orders := self._orders.get((message.tune_id, message.epoch))) is not None:
+                    orders.note(message)
             case _:
                 log.warning("A message that is not for the engine was ignored. action=ignored message=%s", message)
 
     def _tell(self, message: ToSupervisor) -> None:
-        self._outgoing.write(pipe.encode(message))
-        if isinstance(message, TAKES):
-            self._outgoing.write(pipe.encode(Memory(*hardware.memory_taken(self._shop.device))))
-        self._outgoing.flush()
+        with self._telling:
+            self._outgoing.write(pipe.encode(message))
+            if isinstance(message, TAKES):
+                self._outgoing.write(pipe.encode(Memory(*hardware.memory_taken(self._shop.device))))
+            self._outgoing.flush()

@@ -76,6 +76,10 @@ SETTINGS = MappingProxyType(
     }
 )
 
+# Not in the table: it changes no byte of the LoRA, so it stands in no recipe. Seconds.
+SNAPSHOT_EVERY = "snapshot_every_seconds"
+SNAPSHOT_INTERVAL = Setting(float, 60.0, 0, 86_400)
+
 # What an engine has otherwise than the table above: engine -> name -> default.
 ENGINES: MappingProxyType[str, dict[str, Value]] = MappingProxyType({"image/stable-diffusion-v1-5": {}})
 
@@ -98,7 +102,18 @@ def filled(
     return {name: open_ones[name] if value is None else value for name, value in values.items()}
 
 
+def snapshot_every(given: Mapping[str, Value]) -> float:
+    """Seconds between two snapshots; 0: none but the last one of a trainer that leaves.
+
+    Raises:
+        InvalidRecipe: it is no number, or out of range.
+    """
+    default = SNAPSHOT_INTERVAL.default
+    return float(SNAPSHOT_INTERVAL.read(SNAPSHOT_EVERY, given.get(SNAPSHOT_EVERY, default)))
+
+
 def _checked(values: Mapping[str, Value]) -> dict[str, Value]:
+    values = {name: value for name, value in values.items() if name != SNAPSHOT_EVERY}
     if unknown := sorted(values.keys() - SETTINGS.keys()):
         raise InvalidRecipe(f"unknown hyperparameter {', '.join(unknown)}; known are {', '.join(SETTINGS)}")
     return {name: SETTINGS[name].read(name, value) for name, value in values.items()}

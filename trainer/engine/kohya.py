@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainer.engine import captions, recipe
+from trainer.engine.durable import whole
 from trainer.engine.families.base import Family
 from trainer.engine.recipe import Recipe
 
@@ -35,17 +35,8 @@ def layout(state: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, int]:
     """Writes the file so that it is there whole or not at all. Answers its SHA-256, hexadecimal, and its bytes."""
     content = sealed(tensors, metadata)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name, too, outlives a power cut
-    finally:
-        os.close(folder)
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest(), len(content)
 
 

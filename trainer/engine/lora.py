@@ -8,7 +8,7 @@ clipping, the check for NaN, the optimizer and a snapshot are each one operation
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from trainer.engine.families.base import Family
 from trainer.engine.randomness import Dice
 from trainer.engine.recipe import Recipe
+from trainer.failures import SnapshotRefused
 
 NAME = "default"  # peft's name of the adapter
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW (Loshchilov and Hutter 2019)
+MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of them
 
 
 class Adapter:
@@ -81,10 +83,33 @@ class Adapter:
         state: dict[str, Tensor] = get_peft_model_state_dict(self._denoiser, adapter_name=NAME)
         return state
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies on the CPU of all that the next step depends on: "lora", (N,), and the optimizer's own."""
+        kept = {"lora": self.flat.detach(), **self._optimizer_state()}
+        return {name: tensor.to("cpu", copy=True) for name, tensor in kept.items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Makes it what it was when `snapshot` was called.
+
+        Raises:
+            SnapshotRefused: the tensors are another LoRA's.
+        """
+        self.optimizer.state[self.flat] = {name: torch.zeros_like(self.flat) for name in MOMENTS}
+        self.optimizer.state[self.flat]["step"] = torch.zeros((), device=self.flat.device)
+        own = {"lora": self.flat, **self._optimizer_state()}
+        if {n: (t.shape, t.dtype) for n, t in own.items()} != {n: (t.shape, t.dtype) for n, t in tensors.items()}:
+            raise SnapshotRefused("the snapshot's tensors are not those of this recipe's LoRA")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
     def remove(self) -> None:
         """Takes it off: the base is then what it was, to the bit and to the module."""
         self._denoiser.unload_lora()  # type: ignore[operator]  # diffusers' mixin, untyped
         self._denoiser.requires_grad_(False)
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        return {f"optimizer.{name}": tensor for name, tensor in sorted(self.optimizer.state[self.flat].items())}
 
     def _flattened(self, device: torch.device) -> nn.Parameter:
         sizes = [p.numel() for p in self.parameters.values()]

@@ -8,6 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,13 +21,31 @@ SPAN = 5.0  # seconds over which the speed is told
 PATIENCE = 10  # steps thrown away in a row
 
 
+@dataclass
+class Tally:
+    """What is counted over the whole tune, whoever trains it: a snapshot carries it on."""
+
+    tail_sum: float = 0.0
+    """Losses of the last tenth of the steps, the good ones."""
+    tail_count: int = 0
+    """How many these are."""
+    thrown_away: int = 0
+    """Steps that changed nothing."""
+    in_a_row: int = 0
+    """Of these, since the last good one."""
+
+
 class Progress:
     """Of one attempt."""
 
     def __init__(
-        self, steps: int, tell: Callable[[list[StepLine]], None], now: Callable[[], float] = time.monotonic
+        self,
+        steps: int,
+        tell: Callable[[list[StepLine]], None],
+        now: Callable[[], float] = time.monotonic,
+        counted: Tally | None = None,
     ) -> None:
-        """steps: of the whole tune. tell: gets every step once, in order."""
+        """steps: of the whole tune. tell: gets every step once, in order. counted: by the attempts before this one."""
         self._tell = tell
         self._now = now
         self._waiting: list[Step] = []
@@ -35,16 +54,17 @@ class Progress:
         self._pace: deque[tuple[float, int]] = deque([(now(), 0)])  # (when, steps made by then)
         self._made = 0
         self._tail = steps - max(1, steps // 10)
-        self._tail_sum, self._tail_count = 0.0, 0
-        self.thrown_away = 0
-        """Steps of this attempt."""
-        self.in_a_row = 0
-        """Steps thrown away since the last good one."""
+        self._tally = replace(counted or Tally())
+
+    @property
+    def tally(self) -> Tally:
+        """What has been counted up to the last flush."""
+        return replace(self._tally)
 
     @property
     def final_loss(self) -> float:
         """Mean loss of the last tenth of the steps; 0 where none of them was good."""
-        return self._tail_sum / self._tail_count if self._tail_count else 0.0
+        return self._tally.tail_sum / self._tally.tail_count if self._tally.tail_count else 0.0
 
     def add(self, step: Step) -> None:
         """Takes a step, and tells of all that wait when it is time.
@@ -73,18 +93,19 @@ class Progress:
         self._told_at = self._now()
         if lines:
             self._tell(lines)
-        if self.in_a_row >= PATIENCE:
-            raise Diverged(f"{self.in_a_row} steps in a row gave no finite gradient, up to step {waiting[-1].step}")
+        if (in_a_row := self._tally.in_a_row) >= PATIENCE:
+            raise Diverged(f"{in_a_row} steps in a row gave no finite gradient, up to step {waiting[-1].step}")
 
     def _count(self, step: int, loss: float, thrown_away: bool) -> None:
+        tally = self._tally
         if thrown_away:
-            self.thrown_away += 1
-            self.in_a_row += 1
+            tally.thrown_away += 1
+            tally.in_a_row += 1
             return
-        self.in_a_row = 0 if self.in_a_row < PATIENCE else self.in_a_row
+        tally.in_a_row = 0 if tally.in_a_row < PATIENCE else tally.in_a_row
         if step > self._tail:
-            self._tail_sum += loss
-            self._tail_count += 1
+            tally.tail_sum += loss
+            tally.tail_count += 1
 
     def _seconds_each(self, steps: int) -> float:
         began, self._read_at = self._read_at, self._now()

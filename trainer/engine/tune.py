@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.engine import captions, defaults, hardware, kohya, objective, prior, recipe
+from trainer.engine import captions, defaults, hardware, kohya, prior, recipe, snapshot
 from trainer.engine.buckets import rules
 from trainer.engine.cache import Cache
 from trainer.engine.decoder import Decoder
@@ -21,24 +21,29 @@ from trainer.engine.families import family
 from trainer.engine.families.base import Family, Shape
 from trainer.engine.judging import Kept, judge
 from trainer.engine.lessons import Lessons
-from trainer.engine.loop import Course, Pace, train
+from trainer.engine.loop import Course
 from trainer.engine.lora import Adapter
+from trainer.engine.orders import Interrupted, Orders
 from trainer.engine.progress import Progress
 from trainer.engine.recipe import Picture, Recipe
 from trainer.engine.residence import Residence
-from trainer.failures import SnapshotRefused
-from trainer.pipe import PhaseChanged, Resident, Resolved, Saved, Start, StepLine, Stepped, ToSupervisor, Warned
+from trainer.engine.snapshot import Keeper, Snapshot
+from trainer.engine.training import Training
+from trainer.pipe import (
+    PhaseChanged,
+    Resident,
+    Resolved,
+    Saved,
+    Snapshotted,
+    Start,
+    StepLine,
+    Stepped,
+    Stopped,
+    ToSupervisor,
+    Warned,
+)
 
 Report = Callable[[ToSupervisor], None]
-
-
-class Interrupted(Exception):
-    """The tune was told to stop."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
-        """Steps done."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +60,31 @@ class Workshop:
 class Tune:
     """One attempt at a tune."""
 
-    def __init__(self, start: Start, shop: Workshop, report: Report, stopping: Callable[[], bool]) -> None:
-        """stopping: whether the tune was told to stop; asked between two pictures and two steps."""
+    def __init__(self, start: Start, shop: Workshop, report: Report, orders: Orders) -> None:
+        """orders: heeded between two pictures and two steps."""
         self._start = start
         self._shop = shop
         self._report = report
-        self._stopping = stopping
+        self._orders = orders
         self._family = family(start.engine)
-        self._step = 0
+        self._training: Training | None = None
 
-    def run(self) -> Saved:
-        """Makes the LoRA.
+    def run(self) -> Saved | Stopped:
+        """Makes the LoRA, unless it is told to stop.
 
         Raises:
-            Interrupted: it was told to stop.
             TuneFault: it cannot be made; anything else is a fault of ours or of the machine.
         """
+        try:
+            return self._run()
+        except Interrupted:
+            done = self._training.step if self._training is not None else 0
+            return Stopped(self._start.tune_id, self._start.epoch, done)
+
+    def _run(self) -> Saved:
         start = self._start
-        if start.snapshot is not None:
-            raise SnapshotRefused("this trainer cannot go on from a snapshot")
         self._phase("judging")
+        every = defaults.snapshot_every(start.hyperparameters)
         earlier = recipe.read(start.resolved_recipe) if start.resolved_recipe else None
         shape = self._family.describe(start.checkpoint)
         wanted = earlier.hyperparameters if earlier else start.hyperparameters
@@ -82,13 +92,14 @@ class Tune:
         kept = self._judged(shape, earlier)
         resolved = earlier or self._resolved(shape, hyperparameters, kept)
         self._tell_recipe(resolved, earlier is not None)
-        return self._made(self._base(resolved), resolved, kept)
+        before = self._snapshot(resolved)
+        return self._made(self._base(resolved), resolved, kept, before, every)
 
     def _judged(self, shape: Shape, earlier: Recipe | None) -> list[Kept]:
         start = self._start
         resize = earlier.resize if earlier else start.resize_images is not False
         by = rules(shape.native_size, shape.divisibility, resize)
-        kept = judge(start, by, self._shop.decoder, self._report, self._pause, earlier)
+        kept = judge(start, by, self._shop.decoder, self._report, self._orders.heed, earlier)
         said = {one.file_id: one.caption for one in kept}
         if lacking := captions.without_trigger(said, start.trigger_word):
             self._warn("CAPTION_LACKS_TRIGGER", captions.lacks_trigger_note(lacking, start.trigger_word))
@@ -130,21 +141,30 @@ class Tune:
             self._report(Resident(shop.residence.digests, shop.residence.size_bytes))
         return base
 
-    def _made(self, base: Family, resolved: Recipe, kept: list[Kept]) -> Saved:
+    def _snapshot(self, resolved: Recipe) -> Snapshot | None:
+        path = self._start.snapshot
+        return None if path is None else snapshot.read(Path(path), recipe.digest(recipe.canonical(resolved)))
+
+    def _made(self, base: Family, resolved: Recipe, kept: list[Kept], before: Snapshot | None, every: float) -> Saved:
         self._phase("encoding")
         said = [one.caption for one in kept]
         if cuts := captions.cut({one.file_id: one.caption for one in kept}, base.unread):
             self._warn("CAPTION_CUT", captions.cut_note(cuts))
         with computing(resolved, self._shop):
             files = [one.file for one in kept]
-            encodings = encode(base, resolved, files, said, self._shop.cache, self._pause)
+            encodings = encode(base, resolved, files, said, self._shop.cache, self._orders.heed)
             course = self._course(base, resolved, encodings, said)
             for file in files:
                 file.unlink()
             with worn(base, resolved) as adapter:
+                self._training = Training(base, course, adapter, resolved)
+                if before is not None:
+                    self._training.resume(before)
+                progress = Progress(resolved.steps, self._tell_steps, counted=before.tally if before else None)
                 self._phase("training")
-                progress = Progress(resolved.steps, self._tell_steps)
-                self._train(base, course, adapter, resolved, progress)
+                folder, done = Path(self._start.folder), self._training.step
+                keeper = Keeper(folder, every, self._tell_snapshot, self._no_snapshot, done)
+                self._training.run(progress, keeper, self._orders, self._warn)
                 self._phase("saving")
                 return self._saved(adapter, resolved, said, progress)
 
@@ -154,27 +174,8 @@ class Tune:
         if resolved.number("prior_preservation_weight") == 0:
             return Course(lessons)
         brought = self._family.prior(self._start.checkpoint)
-        known = prior.encodings(base, resolved, brought, seen, said, cache, self._pause)
+        known = prior.encodings(base, resolved, brought, seen, said, cache, self._orders.heed)
         return Course(lessons, Lessons(known, resolved, timesteps, base.device, prior.CAPTION_DROPOUT, "prior "))
-
-    def _train(self, base: Family, course: Course, adapter: Adapter, resolved: Recipe, progress: Progress) -> None:
-        diffusion = objective.diffusion(
-            base.alphas_cumprod, base.predicts_v, resolved.number("min_snr_gamma"), base.device
-        )
-        pace = Pace(resolved.whole("batch_size"), resolved.flag("gradient_checkpointing"))
-        while self._step < resolved.steps:
-            base.set_checkpointing(pace.checkpointing)
-            try:
-                for step in train(base, course, diffusion, adapter, resolved, pace, self._step):
-                    self._step = step.step
-                    progress.add(step)
-                    self._pause()
-            except torch.OutOfMemoryError:
-                # The step that failed has changed nothing: it is made again, with the same draws.
-                if (told := pace.ease()) is None:
-                    raise
-                self._warn("OUT_OF_MEMORY", f"step {self._step + 1} did not fit the device's memory: {told}")
-        progress.flush()
 
     def _saved(self, adapter: Adapter, resolved: Recipe, said: list[str], progress: Progress) -> Saved:
         path = Path(self._start.folder) / "lora.safetensors"
@@ -186,7 +187,7 @@ class Tune:
         return Saved(tune.tune_id, tune.epoch, str(path), sha256, size, steps, loss, pictures)
 
     def _phase(self, phase: str) -> None:
-        self._pause()
+        self._orders.heed()
         self._report(PhaseChanged(self._start.tune_id, self._start.epoch, phase))
 
     def _warn(self, reason: str, details: str) -> None:
@@ -195,9 +196,11 @@ class Tune:
     def _tell_steps(self, lines: list[StepLine]) -> None:
         self._report(Stepped(self._start.tune_id, self._start.epoch, lines))
 
-    def _pause(self) -> None:
-        if self._stopping():
-            raise Interrupted(self._step)
+    def _tell_snapshot(self, path: Path, sha256: str, size: int, step: int) -> None:
+        self._report(Snapshotted(self._start.tune_id, self._start.epoch, str(path), sha256, size, step))
+
+    def _no_snapshot(self, why: str) -> None:
+        self._warn("SNAPSHOT_FAILED", why)
 
 
 @contextmanager

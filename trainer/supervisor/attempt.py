@@ -21,6 +21,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,11 +31,13 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 from trainer import pipe
 from trainer.bases import digest
+from trainer.failures import SnapshotRefused
 from trainer.supervisor.child import Engine, EngineDied, Slot, TuneMessage
-from trainer.supervisor.downloads import DownloadFailed, Downloads, Wanted
+from trainer.supervisor.downloads import DownloadDamaged, DownloadFailed, Downloads, ServerAway, Wanted
 from trainer.supervisor.leases import Lease, LeaseLost
 from trainer.supervisor.metrics import Metrics
 from trainer.supervisor.progress import ProgressBuffer
+from trainer.supervisor.snapshots import Snapshots
 from trainer.supervisor.spool import Spool, arm_of
 from trainer.supervisor.urls import UrlRefused
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -71,6 +74,10 @@ class Tools:
     """The operator's own builtin checkpoints."""
     fresh_url: Callable[[Lease, str], Awaitable[str]]
     """Asks the gateway for a signed GET; raises LeaseLost."""
+    upload: Callable[[Lease, str, Path], Awaitable[None]]
+    """Puts a file under a name of the attempt's own, however long that takes; raises LeaseLost, UrlRefused."""
+    parting: float
+    """Seconds for the last snapshot's upload where this process leaves."""
     metrics: Metrics
     """Steps are counted there."""
     told: Callable[[], None]
@@ -88,6 +95,8 @@ class Attempt:
         self._assign = assign
         self._tools = tools
         self._ended = asyncio.Event()
+        self._slot: Slot | None = None
+        self._snapshots = Snapshots(partial(tools.upload, self.lease), self._tell_snapshot, self._snapshot_uploaded)
         self._folder = tools.work / str(self.lease)
 
     def end(self, ending: Ending) -> None:
@@ -102,14 +111,20 @@ class Attempt:
             await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
             self._enter(tune_pb2.TUNE_PHASE_DOWNLOADING)
             start = await self._unless_ended(self._prepare())
-            slot = await self._unless_ended(self._slot())
-            async with contextlib.aclosing(self._tools.engine.train(slot, start, self._ended)) as messages:
+            self._slot = await self._unless_ended(self._free_slot())
+            training = self._tools.engine.train(self._slot, start, self._ended, self._stop)
+            async with contextlib.aclosing(training) as messages:
                 async for message in messages:
                     await self._tell(message)
         except _Ended:
             await self._tell_end(0)
         except DownloadFailed as exc:
             await self._fail(exc.reason, exc.details, retryable=exc.retryable)
+        except ServerAway as exc:
+            # No fault of the tune's, nor perhaps of this trainer's: it costs no attempt.
+            await self._event(warning=pb.Warning(reason="STORE_AWAY", details=said(str(exc), CUT)))
+            self.end(Ending.RETURNED)
+            await self._tell_end(0)
         except EngineDied as exc:
             if self.ending is None:
                 await self._fail(exc.reason, exc.details, retryable=True, crashed=True)
@@ -123,6 +138,7 @@ class Attempt:
             reason = "DISK_FULL" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else "DISK_FAULT"
             await self._fail(reason, f"the trainer's disk: {exc.strerror}", retryable=True)
         finally:
+            await self._snapshots.drop()
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     # Before the engine
@@ -192,14 +208,17 @@ class Attempt:
         if not self._assign.HasField("snapshot"):
             return None
         snapshot = self._assign.snapshot
-        return str(await self._fetch("snapshot", snapshot.sha256, snapshot.size_bytes, snapshot.url))
+        try:
+            return str(await self._fetch("snapshot", snapshot.sha256, snapshot.size_bytes, snapshot.url))
+        except DownloadDamaged as exc:  # the same word as where the engine cannot use it: there is one before it
+            raise DownloadFailed(SnapshotRefused.reason, exc.details) from exc
 
     async def _fetch(self, name: str, sha256: str, size_bytes: int, url: str) -> Path:
         """`url` empty: the gateway had no room for it in the Assign."""
         wanted = Wanted(name, sha256, size_bytes, url or await self._tools.fresh_url(self.lease, name))
         return await self._tools.downloads.fetch(wanted, lambda: self._tools.fresh_url(self.lease, name))
 
-    async def _slot(self) -> Slot:
+    async def _free_slot(self) -> Slot:
         try:
             async with asyncio.timeout(SLOT_TIMEOUT):
                 return await self._tools.engine.slot(self.lease)
@@ -233,6 +252,8 @@ class Attempt:
                 self.progress.note_steps(message.steps)
                 self._tools.metrics.stepped(message.steps)
                 self._tools.told()
+            case pipe.Snapshotted():
+                self._snapshots.add(message)
             case pipe.Judged():
                 await self._event(
                     verdict=pb.Verdict(
@@ -260,7 +281,20 @@ class Attempt:
     async def _event(self, **arm: Any) -> None:  # noqa: ANN401  (one arm of Event, by its name)
         await self._report(pb.TrainerMessage(event=pb.Event(lease=self.lease.message(), **arm)))
 
+    def _stop(self) -> pipe.Stop:
+        return pipe.Stop(self.lease.tune_id, self.lease.epoch, snapshot=self.ending is Ending.RETURNED)
+
+    async def _tell_snapshot(self, taken: pipe.Snapshotted, name: str) -> None:
+        uploaded = pb.UploadedObject(name=name, sha256=taken.sha256, size_bytes=taken.size_bytes)
+        ready = pb.SnapshotReady(lease=self.lease.message(), step=taken.step, object=uploaded)
+        await self._report(pb.TrainerMessage(snapshot_ready=ready))
+
+    def _snapshot_uploaded(self, seconds: float) -> None:
+        if self._slot is not None:
+            self._slot.tell(pipe.SnapshotUploaded(self.lease.tune_id, self.lease.epoch, seconds))
+
     async def _finish(self, saved: pipe.Saved) -> None:
+        await self._snapshots.drop()
         lora = pb.UploadedObject(name="lora.safetensors", sha256=saved.sha256, size_bytes=saved.size_bytes)
         finished = pb.Finished(
             lease=self.lease.message(),
@@ -272,6 +306,7 @@ class Attempt:
         await self._report(pb.TrainerMessage(finished=finished), Path(saved.path))
 
     async def _fail(self, reason: str, details: str, *, retryable: bool, crashed: bool = False) -> None:
+        await self._snapshots.drop()
         log.warning("The attempt failed", lease=str(self.lease), reason=reason, details=details, retryable=retryable)
         failed = pb.Failed(
             lease=self.lease.message(),
@@ -284,6 +319,7 @@ class Attempt:
 
     async def _tell_end(self, step: int) -> None:
         lease = self.lease.message()
+        await self._snapshots.settle(self._tools.parting if self.ending is Ending.RETURNED else 0)
         if self.ending is Ending.CANCELLED:
             await self._report(pb.TrainerMessage(cancel_observed=pb.CancelObserved(lease=lease, step=step)))
         elif self.ending is Ending.RETURNED:

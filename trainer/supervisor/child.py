@@ -45,6 +45,7 @@ TuneMessage: TypeAlias = (
     | pipe.Resolved
     | pipe.Warned
     | pipe.Stepped
+    | pipe.Snapshotted
     | pipe.Saved
     | pipe.Broke
     | pipe.Stopped
@@ -113,15 +114,18 @@ class Engine:
             self._running.add(lease)
             return Slot(lease, self._process)
 
-    async def train(self, slot: Slot, start: pipe.Start, ended: asyncio.Event) -> AsyncGenerator[TuneMessage]:
-        """Trains one tune; yields what the engine says, up to Saved, Broke or Stopped. `ended` set: it is told to stop.
+    async def train(
+        self, slot: Slot, start: pipe.Start, ended: asyncio.Event, stop: Callable[[], pipe.Stop]
+    ) -> AsyncGenerator[TuneMessage]:
+        """Trains one tune; yields what the engine says, up to Saved, Broke or Stopped. `ended` set: it is told to stop,
+        as `stop` says.
 
         Raises:
             EngineDied: The process ended or hung.
         """
         process = slot.process
         heard = process.open(slot.lease)
-        stopping = asyncio.create_task(_stop_when(ended, process, start))
+        stopping = asyncio.create_task(_stop_when(ended, process, stop))
         deadline = _Deadline(self._step_deadline, ended)
         over = False
         try:
@@ -200,6 +204,10 @@ class Slot:
     lease: Lease
     process: _Process
 
+    def tell(self, message: pipe.ToChild) -> None:
+        """Tells the engine of the tune in it; nothing where the process has died meanwhile."""
+        self.process.send(message)
+
 
 class _Process:
     """One engine process and its two pipes."""
@@ -249,7 +257,7 @@ class _Process:
             message = pipe.decode(line)
             if isinstance(message, pipe.Ready | pipe.Resident | pipe.Memory):
                 yield message
-            elif not isinstance(message, pipe.Start | pipe.Stop) and (
+            elif not isinstance(message, pipe.Start | pipe.Stop | pipe.SnapshotUploaded) and (
                 tune := self._tunes.get(Lease(message.tune_id, message.epoch))
             ):
                 tune.put_nowait(message)
@@ -353,9 +361,9 @@ class _Deadline:
             ended.cancel()
 
 
-async def _stop_when(ended: asyncio.Event, process: _Process, start: pipe.Start) -> None:
+async def _stop_when(ended: asyncio.Event, process: _Process, stop: Callable[[], pipe.Stop]) -> None:
     await ended.wait()
-    process.send(pipe.Stop(start.tune_id, start.epoch))
+    process.send(stop())
 
 
 def _signal(code: int) -> str:

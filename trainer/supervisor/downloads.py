@@ -29,7 +29,8 @@ log = structlog.get_logger()
 
 PARALLEL = 8  # downloads at the same time
 CHUNK = 1 << 20  # bytes hashed and written at once, in a thread
-TRIES = 6  # with 0.5, 1, 2, 4, 8 s between them, jittered
+TRIES = 3  # wrong answers: bytes that are not the file's, or a URL that is refused though it is fresh
+PATIENCE = 600.0  # seconds that a server which is away is waited for: that is no fault of the file's
 
 
 class DownloadFailed(Exception):
@@ -40,6 +41,17 @@ class DownloadFailed(Exception):
         self.reason = reason
         self.details = details
         self.retryable = retryable
+
+
+class DownloadDamaged(DownloadFailed):
+    """What the server has is not what it should be, or the server has it no more."""
+
+    def __init__(self, details: str) -> None:
+        super().__init__("DOWNLOAD_DAMAGED", details)
+
+
+class ServerAway(Exception):
+    """No server has answered for as long as one waits."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,8 @@ class Downloads:
         """The file's path, fetched where it is not there yet. `fresh_url` is asked when the signed URL is refused.
 
         Raises:
-            DownloadFailed: It cannot be had, or is not what it should be.
+            DownloadFailed: It is not what it should be, or cannot be kept here.
+            ServerAway: Nobody has answered for long.
         """
         async with self._under_way.setdefault(wanted.sha256, asyncio.Lock()), self._slots:
             path = self._folder / wanted.sha256[:2] / wanted.sha256
@@ -98,15 +111,17 @@ class Downloads:
         await asyncio.to_thread(self._prune, keep_since)
 
     async def _fetch(self, wanted: Wanted, path: Path, fresh_url: Callable[[], Awaitable[str]]) -> None:
-        url = wanted.url
-        backoff = Backoff(first=0.5, most=10.0)
-        for attempt in range(1, TRIES + 1):
+        url, wrong = wanted.url, 0
+        backoff, until = Backoff(first=0.5, most=15.0), time.monotonic() + PATIENCE
+        while wrong < TRIES:
             try:
                 return await self._fetch_once(wanted, url, path)
             except httpx.HTTPStatusError as exc:
-                if exc.response.status_code < 500 and exc.response.status_code not in (408, 429):
-                    url = await fresh_url()  # most likely it has expired
                 problem = f"the server answered {exc.response.status_code}"
+                if exc.response.status_code < 500 and exc.response.status_code not in (408, 429):
+                    wrong += 1
+                    if wrong < TRIES:
+                        url = await fresh_url()  # most likely it has expired
             except httpx.HTTPError as exc:
                 problem = f"{type(exc).__name__}: {exc}"
             except OSError as exc:
@@ -114,10 +129,13 @@ class Downloads:
                 raise DownloadFailed(reason, f"{wanted.name} cannot be stored on the trainer: {exc.strerror}") from exc
             except _Mismatch as exc:
                 problem = str(exc)
-            log.warning("A download failed", name=wanted.name, attempt=attempt, problem=problem)
-            if attempt < TRIES:
+                wrong += 1
+            log.warning("A download failed", name=wanted.name, wrong=wrong, problem=problem)
+            if time.monotonic() > until:
+                raise ServerAway(f"{wanted.name} could not be fetched for {PATIENCE:.0f} s: {problem}")
+            if wrong < TRIES:
                 await asyncio.sleep(backoff.next())
-        raise DownloadFailed("DOWNLOAD_FAILED", f"{wanted.name} could not be fetched: {problem}")
+        raise DownloadDamaged(f"{wanted.name} could not be fetched: {problem}")
 
     async def _fetch_once(self, wanted: Wanted, url: str, path: Path) -> None:
         temporary = self._folder / "incoming" / f"{wanted.sha256}.{os.urandom(4).hex()}"

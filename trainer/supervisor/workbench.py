@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import structlog
@@ -34,6 +35,7 @@ from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
 log = structlog.get_logger()
 
+PARTING = 0.5  # share of the grace time that a last snapshot may take to upload
 WINDOW = 64  # reports of one attempt that may wait for their acknowledgement
 
 
@@ -69,6 +71,8 @@ class Workbench:
             work=(settings.data / "work").absolute(),
             bases=settings.bases,
             fresh_url=lambda lease, name: self._urls.ask(lease, pb.METHOD_GET, name),
+            upload=self._put,
+            parting=settings.grace * PARTING,
             metrics=metrics,
             told=self._told,
         )
@@ -314,7 +318,7 @@ class Workbench:
         assert report.object is not None
         name = report.object.name
         try:
-            await upload(self._client, report.file, lambda: self._urls.ask(report.lease, pb.METHOD_PUT, name))
+            await self._put(report.lease, name, report.file)
         except LeaseLost as exc:
             return await self._abandon(report.lease, str(exc))
         except UrlRefused as exc:
@@ -326,6 +330,9 @@ class Workbench:
         report.uploaded = True
         self.reports_waiting.set()
         return None
+
+    async def _put(self, lease: Lease, name: str, path: Path) -> None:
+        await upload(self._client, path, lambda: self._urls.ask(lease, pb.METHOD_PUT, name))
 
     # Small things
 

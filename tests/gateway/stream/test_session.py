@@ -202,6 +202,26 @@ async def test_a_snapshot_is_verified_and_comes_with_the_next_assign(stage: Stag
     assert (await stage.until(tune.id, TuneState.RUNNING)).attempts == 1
 
 
+async def test_the_third_snapshot_takes_the_place_of_the_first(stage: Stage) -> None:
+    gateway = await stage.gateway()
+    tune = await stage.submit()
+    trainer = await stage.trainer(gateway)
+    assign = await trainer.take()
+
+    for step in (1, 2, 3):
+        body = f"after {step}".encode()
+        await stage.put(f"incoming/{tune.id}/1/snapshots/{step}.safetensors", body)
+        uploaded = pb.UploadedObject(
+            name=f"snapshots/{step}.safetensors", sha256=hashlib.sha256(body).hexdigest(), size_bytes=len(body)
+        )
+        await trainer.report(
+            snapshot_ready=pb.SnapshotReady(lease=assign.lease, report_seq=step, step=step, object=uploaded)
+        )
+
+    kept = [key async for key, _ in stage.objects.list("snapshots/")]
+    assert sorted(int(key.rsplit("/", 1)[1].split("-")[0]) for key in kept) == [2, 3]
+
+
 async def test_a_stream_that_is_cancelled_as_its_trainer_ends_it_is_cancelled(stage: Stage) -> None:
     class Both:
         async def read(self) -> object:

@@ -3,6 +3,8 @@
 quick    three steps, a LoRA            dies    one step, then SIGKILL to itself
 waits    one step, then a LoRA once the file "go" lies beside the work folder; Stop is obeyed
 hangs    one step, then silence         breaks  Broke, the child lives on
+snaps    as waits, with a snapshot of step 1, and one of step 2 once the first was uploaded
+leaves   as waits, with a snapshot of step 1 where Stop wants one
 """
 
 import argparse
@@ -51,8 +53,16 @@ def train(start: pipe.Start, say: Callable[[pipe.Message], None], source: FileIO
         signal.pause()
     if word == "breaks":
         return say(pipe.Broke(*tune, "NAN_LOSS", "ten in a row", False))
-    if word == "waits" and stopped(Path(start.folder).parent / "go", source):
-        return say(pipe.Stopped(*tune, 1))
+    if word == "snaps":
+        snap(start, 1, say)
+    if word in ("waits", "snaps", "leaves") and (told := heard(Path(start.folder).parent / "go", source)):
+        if isinstance(told, pipe.SnapshotUploaded):
+            snap(start, 2, say)
+            told = heard(Path(start.folder).parent / "go", source)
+        if isinstance(told, pipe.Stop):
+            if told.snapshot and word == "leaves":
+                snap(start, 1, say)
+            return say(pipe.Stopped(*tune, 1))
     say(pipe.Memory(3000, 4000))
     say(pipe.Stepped(*tune, [pipe.StepLine(step, 0.5 / step, 1e-4, 10.0, 0.75) for step in (2, 3)]))
     path = Path(start.folder) / "lora.safetensors"
@@ -61,15 +71,22 @@ def train(start: pipe.Start, say: Callable[[pipe.Message], None], source: FileIO
     return say(pipe.Saved(*tune, str(path), sha256, path.stat().st_size, 3, 0.2, len(start.pictures)))
 
 
-def stopped(go: Path, source: FileIO) -> bool:
+def heard(go: Path, source: FileIO) -> pipe.Message | None:
     while not go.exists():
         if select.select([source], [], [], 0.02)[0]:
             line = source.readline()
             if not line:
                 sys.exit(0)
-            return isinstance(pipe.decode(line), pipe.Stop)
+            return pipe.decode(line)
         time.sleep(0)
-    return False
+    return None
+
+
+def snap(start: pipe.Start, step: int, say: Callable[[pipe.Message], None]) -> None:
+    path = Path(start.folder) / f"snapshot-{step}.safetensors"
+    path.write_bytes(f"{start.tune_id} after {step}".encode())
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    say(pipe.Snapshotted(start.tune_id, start.epoch, str(path), sha256, path.stat().st_size, step))
 
 
 if __name__ == "__main__":

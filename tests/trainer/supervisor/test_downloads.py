@@ -59,7 +59,7 @@ async def test_fetches_of_one_file_take_turns_though_one_fails_while_others_wait
     async def answer(_: httpx.Request) -> httpx.Response:
         nonlocal asked
         asked += 1
-        status = 500 if asked == 1 else 200
+        status = 404 if asked == 1 else 200
         await go_on.acquire()
         return httpx.Response(status, content=BODY)
 

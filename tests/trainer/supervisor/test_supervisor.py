@@ -146,7 +146,7 @@ async def test_a_wrong_picture_fails_the_attempt_with_its_reason(bench: Bench, m
     await stream.say(assign=assign)
     failed = await stream.hear("failed")
 
-    assert (failed.reason, failed.retryable, failed.crashed) == ("DOWNLOAD_FAILED", True, False)
+    assert (failed.reason, failed.retryable, failed.crashed) == ("DOWNLOAD_DAMAGED", True, False)
 
 
 async def test_another_model_of_a_builtins_name_is_not_trained_on(bench: Bench) -> None:

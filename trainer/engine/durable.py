@@ -1,0 +1,32 @@
+"""Files that are there whole or not at all, also after a power cut. Called by `kohya` and `snapshot`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives a temporary path to write to. What was written there is then on the disk, and has the name that was
+    wanted; where the writing fails, nothing is left.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)  # the name
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
