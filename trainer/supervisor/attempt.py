@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import errno
 import importlib.util
 import json
@@ -37,6 +36,7 @@ from trainer.supervisor.downloads import DownloadDamaged, DownloadFailed, Downlo
 from trainer.supervisor.leases import Lease, LeaseLost
 from trainer.supervisor.metrics import Metrics
 from trainer.supervisor.progress import ProgressBuffer
+from trainer.supervisor.protocol import Ending
 from trainer.supervisor.snapshots import Snapshots
 from trainer.supervisor.spool import Spool, arm_of
 from trainer.supervisor.urls import UrlRefused
@@ -48,17 +48,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 CUT = 2000  # characters of details that the protocol lets through
 SLOT_TIMEOUT = 600.0  # seconds to wait for an engine that does not come up
-
-
-class Ending(enum.Enum):
-    """Why an attempt is ended from outside."""
-
-    CANCELLED = "cancelled"
-    """The caller cancelled the tune: CancelObserved."""
-    RETURNED = "returned"
-    """This process leaves: LeaseReturned."""
-    ABANDONED = "abandoned"
-    """The lease is lost: nothing is reported."""
 
 
 @dataclass(frozen=True)

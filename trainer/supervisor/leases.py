@@ -1,7 +1,7 @@
 """What the trainer holds, and until when it may publish for it. Pure: no stream, no disk, no clock of its own.
 
-Called by the supervisor, which says what the time is. The protocol's rules about leases on the trainer's side stand
-here: which Assign is taken, what Hello and Heartbeat restate, how far an acknowledged beat extends trust.
+Called by protocol.py, which says what the time is: which Assign is taken, what Hello and Heartbeat restate, how far an
+acknowledged beat extends trust.
 """
 
 from __future__ import annotations
@@ -76,9 +76,11 @@ class Leases:
             return "NO_FREE_SLOT", f"{len(self._held)} of {slots} slots are taken"
         return None
 
-    def take(self, lease: Lease, now: float, length: float) -> None:
-        """An Assign is accepted. Trust counts from its arrival until the first acknowledged beat puts that right."""
-        self._held[lease] = _Held(trusted_until=now + length * (1 - MARGIN))
+    def take(self, lease: Lease) -> None:
+        """An Assign is accepted. It is not trusted before a beat that names it is acknowledged: how long the Assign has
+        been under way nobody here can tell, and it may have been withdrawn meanwhile.
+        """
+        self._held[lease] = _Held()
 
     def recover(self, lease: Lease, step: int) -> None:
         """An earlier process of this trainer left a result behind; it is not trusted before Welcome."""

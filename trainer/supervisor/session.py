@@ -1,34 +1,22 @@
-"""One stream to one gateway, from Hello to its end: the trainer's end of it. Called by the connection.
+"""One stream to one gateway, from its opening to its end: the trainer's end of it. Called by the connection.
 
-Knows gRPC and the rhythm of the protocol (Welcome first, beats, reports in order, at most five Progress a second); what
-a message means is the supervisor's, behind `Work`. One task writes, from one bounded queue: where the gateway is slow,
-senders wait, and Progress collects where it is made.
+Knows gRPC, and no message: what is said and what it means is decided in protocol.py, behind `Work`. One task writes,
+and asks for the next message only when the stream has taken the last: where the gateway is slow, things wait where they
+are made, and the newest Progress wins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import grpc.aio
-import structlog
 
-from trainer.supervisor.leases import Lease
-from trainer.supervisor.spool import Report
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 from tunesmith.trainer.v1 import trainer_service_pb2_grpc
 
-log = structlog.get_logger()
-
-WELCOME_TIMEOUT = 20.0  # seconds
-MISSED = 3  # beats without an answer that end a stream
-PROGRESS_PERIOD = 0.2  # seconds between two Progress of a tune
-QUEUE = 64  # messages
 GOODBYE = 2.0  # seconds for the gateway to take the last messages
 
 Call = Any  # grpc.aio.StreamStreamCall[pb.TrainerMessage, pb.GatewayMessage]; the stubs give it no usable type
@@ -37,33 +25,26 @@ Call = Any  # grpc.aio.StreamStreamCall[pb.TrainerMessage, pb.GatewayMessage]; t
 class Work(Protocol):
     """What the supervisor is to a session."""
 
-    reports_waiting: asyncio.Event
-    """Set by the supervisor when a report may be sent, cleared by the session."""
-    progress_waiting: asyncio.Event
-    """The same for Progress."""
-    beat_due: asyncio.Event
-    """Set when the gateway should hear at once how many slots are free."""
+    def opened(self, session: Session) -> None:
+        """There is a stream."""
 
-    def hello(self, session_id: str) -> pb.Hello:
-        """All that is held."""
+    def lost(self) -> bool:
+        """The stream is no more. Returns whether it had come to its Welcome."""
 
-    async def welcomed(self, welcome: pb.Welcome, hello_sent: float, session: Session) -> None:
-        """The gateway has answered; the session may be sent through from now on."""
+    def next_message(self) -> pb.TrainerMessage | None:
+        """What to send now; None: nothing before stir() is called, or quiet_for() has passed."""
 
-    def heartbeat(self) -> pb.Heartbeat:
-        """The next beat, sent now."""
+    def quiet_for(self) -> float | None:
+        """Seconds until something is to be sent though nothing happens; None: for ever."""
 
-    def silence(self) -> float:
-        """Seconds since the oldest beat without an answer."""
+    def patient_for(self) -> float:
+        """Seconds until look() is to be called, unless something is heard before."""
 
-    def reports(self) -> Iterable[Report]:
-        """What may be sent, in order for each lease; also what was sent before and is not acknowledged."""
-
-    def progress(self, lease: Lease | None = None) -> Iterable[pb.Progress]:
-        """What is due, of one lease or of all; each once."""
+    async def look(self) -> None:
+        """Time has passed."""
 
     async def received(self, message: pb.GatewayMessage) -> None:
-        """A message after Welcome."""
+        """A message of the gateway."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +54,7 @@ class End:
     code: grpc.StatusCode | None
     """The gateway's; None where we ended it."""
     details: str
-    welcomed: bool
+    welcomed: bool = False
     """Whether it ever came to Welcome."""
     redirected: bool = False
     """Whether the gateway has asked us to go to another one."""
@@ -85,110 +66,94 @@ class Session:
     def __init__(self, work: Work, token: str) -> None:
         self._work = work
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        self._outbox: asyncio.Queue[pb.TrainerMessage] = asyncio.Queue(QUEUE)
-        self._closing = asyncio.Event()
-        self._sent: dict[Lease, int] = {}  # the newest report_seq sent on this stream
+        self._stirred = asyncio.Event()  # set when there may be something to send, cleared by the writer
+        self._heard = asyncio.Event()  # set when the gateway has said something, cleared by the one who waits for it
+        self._leaving = asyncio.Event()  # set when nothing more is to be said than what waits
+        self._closed: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
-    async def send(self, message: pb.TrainerMessage) -> None:
-        """Queues a message; waits while the queue is full."""
-        await self._outbox.put(message)
+    def stir(self) -> None:
+        """There may be something to send."""
+        self._stirred.set()
 
-    def close(self) -> None:
-        """Ends the stream once all that is queued is sent."""
-        self._closing.set()
+    def close(self, why: str, *, redirected: bool = False) -> None:
+        """Ends the stream now."""
+        if not self._closed.done():
+            self._closed.set_result(End(None, why, redirected=redirected))
+
+    def leave(self) -> None:
+        """Ends the stream once all that waits is sent."""
+        self._leaving.set()
+        self.stir()
 
     async def run(self, channel: grpc.aio.Channel) -> End:
         """From Hello to the end of the stream."""
         call: Call = trainer_service_pb2_grpc.TrainerServiceStub(channel).Connect(metadata=self._metadata)
+        self._work.opened(self)
         try:
-            return await self._converse(call, await self._greet(call))
-        except _Over as over:
-            return over.end
+            end = await self._converse(call)
+            if end.code is None and self._leaving.is_set():
+                await _say_goodbye(call)
         finally:
+            welcomed = self._work.lost()
             call.cancel()
+        return replace(end, welcomed=welcomed)
 
-    async def _greet(self, call: Call) -> float:
-        """Hello and Welcome; returns the seconds between two beats."""
-        hello_sent = time.monotonic()
-        try:
-            async with asyncio.timeout(WELCOME_TIMEOUT):
-                await _write(call, pb.TrainerMessage(hello=self._work.hello(str(uuid.uuid4()))))
-                message = await _read(call)
-        except TimeoutError:
-            raise _Over(End(None, f"no Welcome within {WELCOME_TIMEOUT:.0f} s", welcomed=False)) from None
-        except _Over as over:
-            raise _Over(replace(over.end, welcomed=False)) from None
-        if not message.HasField("welcome"):
-            raise _Over(End(None, "the gateway's first message is no Welcome", welcomed=False))
-        await self._work.welcomed(message.welcome, hello_sent, self)
-        return message.welcome.heartbeat.ToTimedelta().total_seconds()
-
-    async def _converse(self, call: Call, heartbeat: float) -> End:
+    async def _converse(self, call: Call) -> End:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write_all(call))
-                tasks.create_task(self._beat(heartbeat))
-                tasks.create_task(self._report())
-                tasks.create_task(self._tell_progress())
-                tasks.create_task(self._close_when_told())
-                tasks.create_task(self._read_all(call))
+                tasks.create_task(self._look())
+                tasks.create_task(self._end_when_closed())
+                tasks.create_task(self._end_when_left())
+                # No task of its own: a group that only waits counts its cancellations wrong (python/cpython#116720).
+                await self._read_all(call)
         except* _Over as group:
             end = _first(group).end
-        if end.code is None and self._closing.is_set():
-            await _say_goodbye(call)
+        _end_if_cancelled()
         return end
 
     async def _read_all(self, call: Call) -> None:
         while True:
-            message = await _read(call)
-            if message.HasField("reconnect"):
-                raise _Over(End(None, message.reconnect.reason, welcomed=True, redirected=True))
-            await self._work.received(message)
+            await self._work.received(await _read(call))
+            self._heard.set()
 
     async def _write_all(self, call: Call) -> None:
         while True:
-            await _write(call, await self._outbox.get())
-            self._outbox.task_done()
-
-    async def _beat(self, period: float) -> None:
-        while True:
-            if self._work.silence() > MISSED * period:
-                raise _Over(End(None, f"{MISSED} beats without an answer", welcomed=True))
-            self._work.beat_due.clear()
-            await self.send(pb.TrainerMessage(heartbeat=self._work.heartbeat()))
+            self._stirred.clear()
+            while (message := self._work.next_message()) is not None:
+                await _write(call, message)
+            if self._leaving.is_set():
+                raise _Over(_LEFT)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(period):
-                    await self._work.beat_due.wait()
+                async with asyncio.timeout(self._work.quiet_for()):
+                    await self._stirred.wait()
 
-    async def _report(self) -> None:
+    async def _look(self) -> None:
         while True:
-            self._work.reports_waiting.clear()
-            for report in self._work.reports():
-                if report.seq <= self._sent.get(report.lease, 0):
-                    continue
-                if report.is_terminal:  # nothing about the attempt is heard after it
-                    await self._send_progress(report.lease)
-                await self.send(report.message)
-                self._sent[report.lease] = report.seq
-            await self._work.reports_waiting.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._work.patient_for()):
+                    await self._heard.wait()
+            self._heard.clear()
+            await self._work.look()
 
-    async def _tell_progress(self) -> None:
-        while True:
-            await self._work.progress_waiting.wait()
-            self._work.progress_waiting.clear()
-            await self._send_progress(None)
-            await asyncio.sleep(PROGRESS_PERIOD)
+    async def _end_when_closed(self) -> None:
+        raise _Over(await asyncio.shield(self._closed))
 
-    async def _send_progress(self, lease: Lease | None) -> None:
-        for progress in self._work.progress(lease):
-            await self.send(pb.TrainerMessage(progress=progress))
+    async def _end_when_left(self) -> None:
+        """The writer ends it sooner, unless the gateway reads no more."""
+        await self._leaving.wait()
+        await asyncio.sleep(GOODBYE)
+        raise _Over(_LEFT)
 
-    async def _close_when_told(self) -> None:
-        await self._closing.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE):
-                await self._outbox.join()
-        raise _Over(End(None, "this trainer leaves", welcomed=True))
+
+_LEFT = End(None, "this trainer leaves")
+
+
+def _end_if_cancelled() -> None:
+    """Before Python 3.13 a cancellation is lost where a task of the group fails at the same moment."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() > 0:
+        raise asyncio.CancelledError
 
 
 class _Over(Exception):
@@ -203,7 +168,7 @@ async def _read(call: Call) -> pb.GatewayMessage:
     try:
         message = await call.read()
     except grpc.aio.AioRpcError as exc:
-        raise _Over(End(exc.code(), exc.details() or "", welcomed=True)) from None
+        raise _Over(End(exc.code(), exc.details() or "")) from None
     if message is grpc.aio.EOF:
         raise _Over(await _ended(call))
     assert isinstance(message, pb.GatewayMessage)
@@ -218,7 +183,7 @@ async def _write(call: Call, message: pb.TrainerMessage) -> None:
 
 
 async def _ended(call: Call) -> End:
-    return End(await call.code(), await call.details() or "", welcomed=True)
+    return End(await call.code(), await call.details() or "")
 
 
 async def _say_goodbye(call: Call) -> None:

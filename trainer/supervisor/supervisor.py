@@ -52,7 +52,11 @@ class Supervisor:
         self._client = httpx.AsyncClient(timeout=HTTP_TIMEOUT, follow_redirects=True)
         self.metrics.show_memory(lambda: self.engine.takes)
         self.workbench = Workbench(settings, self._client, self.engine, self.metrics)
-        self._connection = Connection(settings, self._new_session, lambda: len(self.workbench.leases) > 0)
+        self._connection = Connection(
+            settings,
+            session=lambda: Session(self.workbench, settings.trainer_token),
+            holds_work=lambda: len(self.workbench.leases) > 0,
+        )
         self._engine_seen = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -123,17 +127,13 @@ class Supervisor:
             await asyncio.to_thread(_write_atomically, path, json.dumps({"metrics": self.metrics_url}))
         self.ready.set()
 
-    def _new_session(self) -> Session:
-        self.workbench.part()
-        return Session(self.workbench, self._settings.trainer_token)
-
     def _engine_changed(self) -> None:
         if self.engine.ready is not None:
             self._engine_seen.set()
         self.metrics.engine_ready.set(self.engine.ready is not None)
         self.metrics.engine_memory.set(self.engine.memory_bytes)
         self.metrics.engine_restarts.set(self.engine.restarts)
-        self.workbench.beat_due.set()
+        self.workbench.beat_soon()
 
 
 def _engine_environment(settings: Settings) -> dict[str, str]:

@@ -24,9 +24,9 @@ class UrlRefused(Exception):
 
 
 class Urls:
-    """Requests that wait for their answer. `send` puts a message on the stream, or does nothing where there is none."""
+    """Requests that wait for their answer. `send` puts one on the stream, or does nothing where there is none."""
 
-    def __init__(self, send: Callable[[pb.TrainerMessage], None]) -> None:
+    def __init__(self, send: Callable[[pb.UrlRequest], None]) -> None:
         self._send = send
         self._asked: dict[int, _Asked] = {}
         self._ids = itertools.count(1)
@@ -44,7 +44,7 @@ class Urls:
         asked = self._asked[request_id] = _Asked(request, asyncio.get_running_loop().create_future())
         try:
             while True:
-                self._send(pb.TrainerMessage(url_request=request))
+                self._send(request)
                 done, _ = await asyncio.wait({asked.answer}, timeout=TIMEOUT)
                 if done:
                     return asked.answer.result()
@@ -55,7 +55,7 @@ class Urls:
     def ask_again(self) -> None:
         """There is a new stream: what was asked on the old one may have been lost."""
         for asked in self._asked.values():
-            self._send(pb.TrainerMessage(url_request=asked.request))
+            self._send(asked.request)
 
     def answered(self, urls: pb.Urls) -> None:
         """The gateway's answer."""

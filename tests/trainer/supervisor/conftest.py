@@ -96,14 +96,27 @@ def signed(bench: Bench, request: pb.UrlRequest) -> pb.Urls:
     return pb.Urls(request_id=request.request_id, urls=urls)
 
 
+async def first_step(stream: Stream) -> None:
+    """Returns when the trainer has told of a step; a Progress before it tells of phases."""
+    while not (await stream.hear("progress")).step:
+        pass
+
+
 async def next_idle_beat(stream: Stream, bench: Bench) -> pb.Heartbeat:
     """The first beat that names no attempt; the supervisor is asked to beat at once."""
     supervisor = next(iter(bench.running))
     while True:
-        supervisor.workbench.beat_due.set()
+        supervisor.workbench.beat_soon()
         beat: pb.Heartbeat = await stream.hear("heartbeat")
         if not beat.held:
             return beat
+
+
+async def emptied(folder: Path, name: str = "*") -> None:
+    """Returns when nothing of that name lies there: a gateway may hear of a free slot before a thread has tidied up."""
+    async with asyncio.timeout(20):
+        while await asyncio.to_thread(lambda: list(folder.glob(name))):
+            pass
 
 
 @pytest.fixture

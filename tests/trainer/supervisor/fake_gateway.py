@@ -29,11 +29,13 @@ class Stream:
         while True:
             message = await asyncio.wait_for(self.heard.get(), 20)
             if message.HasField("heartbeat") and self.beats:
-                beat = message.heartbeat
-                leases = [held.lease for held in beat.held]
-                await self.say(heartbeat_ack=pb.HeartbeatAck(seq=beat.seq, extended=leases))
+                await self.answer(message.heartbeat)
             if message.WhichOneof("message") == arm:
                 return getattr(message, arm)
+
+    async def answer(self, beat: pb.Heartbeat) -> None:
+        leases = [held.lease for held in beat.held]
+        await self.say(heartbeat_ack=pb.HeartbeatAck(seq=beat.seq, extended=leases))
 
     async def welcome(
         self, lease: float = 45.0, heartbeat: float = 5.0, action: pb.HeldAction.ValueType = pb.HELD_ACTION_CONTINUE

@@ -24,18 +24,34 @@ def welcomed() -> Leases:
     return leases
 
 
-def test_trust_ends_a_margin_before_the_lease() -> None:
+def trusted(lease: Lease, sent: float) -> Leases:
+    """Taken, and extended by a beat that was sent then."""
     leases = welcomed()
+    leases.take(lease)
+    leases.acknowledged(pb.HeartbeatAck(seq=leases.beat(now=sent), extended=[lease.message()]))
+    return leases
 
-    leases.take(ONE, now=100.0, length=10.0)
+
+def test_trust_ends_a_margin_before_the_lease() -> None:
+    leases = trusted(ONE, sent=100.0)
 
     assert leases.is_trusted(ONE, 100.0 + 10.0 * (1 - MARGIN) - 0.01)
     assert not leases.is_trusted(ONE, 100.0 + 10.0 * (1 - MARGIN))
 
 
+def test_an_assignment_is_not_trusted_before_a_beat_that_names_it_is_answered() -> None:
+    leases = welcomed()
+    before = leases.beat(now=0.0)
+
+    leases.take(ONE)
+    leases.acknowledged(pb.HeartbeatAck(seq=before))
+
+    assert not leases.is_trusted(ONE, 0.0)
+
+
 def test_a_beat_extends_trust_from_when_it_was_sent_not_answered() -> None:
     leases = welcomed()
-    leases.take(ONE, now=0.0, length=10.0)
+    leases.take(ONE)
     seq = leases.beat(now=5.0)
 
     leases.acknowledged(pb.HeartbeatAck(seq=seq, extended=[ONE.message()]))
@@ -45,22 +61,22 @@ def test_a_beat_extends_trust_from_when_it_was_sent_not_answered() -> None:
 
 
 def test_what_the_gateway_did_not_extend_runs_out() -> None:
-    leases = welcomed()
-    leases.take(ONE, now=0.0, length=10.0)
+    leases = trusted(ONE, sent=0.0)
 
     leases.acknowledged(pb.HeartbeatAck(seq=leases.beat(now=5.0)))
 
+    assert leases.is_trusted(ONE, 8.9)
     assert not leases.is_trusted(ONE, 9.5)
 
 
 def test_an_answer_does_not_extend_what_its_beat_did_not_name() -> None:
     leases = welcomed()
     seq = leases.beat(now=5.0)
-    leases.take(ONE, now=5.0, length=1.0)
+    leases.take(ONE)
 
     leases.acknowledged(pb.HeartbeatAck(seq=seq, extended=[ONE.message()]))
 
-    assert not leases.is_trusted(ONE, 6.0)
+    assert not leases.is_trusted(ONE, 5.0)
 
 
 def test_silence_counts_from_the_oldest_beat_without_an_answer() -> None:
@@ -86,8 +102,8 @@ def test_welcome_starts_the_beats_anew() -> None:
 
 def test_continue_extends_and_what_welcome_leaves_out_is_lost() -> None:
     leases = welcomed()
-    leases.take(ONE, now=0.0, length=10.0)
-    leases.take(TWO, now=0.0, length=10.0)
+    leases.take(ONE)
+    leases.take(TWO)
 
     actions = leases.welcomed(welcome(verdict(ONE, pb.HELD_ACTION_CONTINUE)), hello_sent=100.0)
 
@@ -119,7 +135,7 @@ def test_a_result_of_an_earlier_process_is_not_trusted_before_welcome() -> None:
 def test_an_assignment_is_refused_with_its_reason(engine: str, taken: int, draining: bool, reason: str | None) -> None:
     leases = welcomed()
     for number in range(taken):
-        leases.take(Lease(f"tune_{number}", 1), now=0.0, length=10.0)
+        leases.take(Lease(f"tune_{number}", 1))
 
     refusal = leases.refusal(pb.Assign(engine=engine), ["image/a"], 1, draining=draining)
 
@@ -128,7 +144,7 @@ def test_an_assignment_is_refused_with_its_reason(engine: str, taken: int, drain
 
 def test_a_step_never_falls() -> None:
     leases = welcomed()
-    leases.take(ONE, now=0.0, length=10.0)
+    leases.take(ONE)
 
     leases.note_step(ONE, 7)
     leases.note_step(ONE, 3)

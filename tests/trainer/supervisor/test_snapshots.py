@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from tests.trainer.supervisor.conftest import Bench, signed, welcomed
+from tests.trainer.supervisor.conftest import Bench, first_step, signed, welcomed
 from tests.trainer.supervisor.fake_gateway import Stream
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
@@ -41,7 +41,7 @@ async def test_the_next_snapshot_follows_when_the_last_one_is_there(bench: Bench
 async def test_a_trainer_that_leaves_gives_back_its_tune_behind_a_last_snapshot(bench: Bench) -> None:
     supervisor, stream = await welcomed(bench)
     await stream.say(assign=bench.assign("leaves"))
-    await stream.hear("progress")
+    await first_step(stream)
 
     leaving = asyncio.create_task(bench.stop(supervisor))
     ready = await snapshot_of(bench, stream)
@@ -57,7 +57,7 @@ async def test_a_trainer_that_leaves_gives_back_its_tune_behind_a_last_snapshot(
 async def test_a_trainer_that_leaves_waits_no_longer_than_its_grace_time_for_the_upload(bench: Bench) -> None:
     supervisor, stream = await welcomed(bench, grace=4.0)
     await stream.say(assign=bench.assign("leaves"))
-    await stream.hear("progress")
+    await first_step(stream)
     bench.objects.away = True
 
     leaving = asyncio.create_task(bench.stop(supervisor))

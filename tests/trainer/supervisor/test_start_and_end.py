@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.trainer.supervisor.conftest import Bench, sign_put, welcomed
+from tests.trainer.supervisor.conftest import Bench, first_step, sign_put, welcomed
 from tests.trainer.supervisor.fake_gateway import FakeGateway
 from trainer.supervisor.connection import DuplicateTrainer, Refused
 from trainer.supervisor.supervisor import CannotStart
@@ -20,7 +20,7 @@ from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 async def test_sigterm_gives_the_tune_back(bench: Bench) -> None:
     supervisor, stream = await welcomed(bench)
     await stream.say(assign=bench.assign("waits"))
-    await stream.hear("progress")
+    await first_step(stream)
 
     leaving = asyncio.create_task(bench.stop(supervisor))
     draining = await stream.hear("draining")

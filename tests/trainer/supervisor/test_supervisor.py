@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 
-from tests.trainer.supervisor.conftest import Bench, next_idle_beat, sign_put, welcomed
+from tests.trainer.supervisor.conftest import Bench, emptied, first_step, next_idle_beat, sign_put, welcomed
 from trainer.bases import tiny_shapes
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
@@ -48,8 +48,8 @@ async def test_a_tune_goes_from_assign_to_recorded(bench: Bench) -> None:
     assert bench.objects.objects["/incoming/tune_1/1/lora.safetensors"] == b"lora of tune_1"
     assert (finished.step, finished.pictures) == (3, 1)
     assert not beat.held
-    assert not list((bench.folder / "data" / "spool").iterdir())
-    assert not list((bench.folder / "data" / "work").iterdir())
+    await emptied(bench.folder / "data" / "spool")
+    await emptied(bench.folder / "data" / "work")
 
 
 async def test_progress_tells_every_step_before_the_result(bench: Bench) -> None:
@@ -61,6 +61,8 @@ async def test_progress_tells_every_step_before_the_result(bench: Bench) -> None
     async def answer_urls_and_collect() -> None:
         while True:
             message = await asyncio.wait_for(stream.heard.get(), 20)
+            if message.HasField("heartbeat"):
+                await stream.answer(message.heartbeat)
             if message.HasField("url_request"):
                 stream.heard.put_nowait(message)
                 await sign_put(bench, stream)
@@ -77,7 +79,7 @@ async def test_progress_tells_every_step_before_the_result(bench: Bench) -> None
 async def test_cancel_stops_the_tune_and_is_observed(bench: Bench) -> None:
     _, stream = await welcomed(bench)
     await stream.say(assign=bench.assign("waits"))
-    await stream.hear("progress")
+    await first_step(stream)
 
     await stream.say(cancel=pb.Cancel(lease=pb.Lease(tune_id="tune_1", epoch=1)))
     observed = await stream.hear("cancel_observed")
@@ -91,7 +93,7 @@ async def test_a_cancel_that_was_lost_comes_with_the_next_acknowledged_beat(benc
     await stream.say(assign=bench.assign("waits"))
     await stream.hear("event")
     stream.beats = False
-    supervisor.workbench.beat_due.set()
+    supervisor.workbench.beat_soon()
     beat = await stream.hear("heartbeat")
 
     await stream.say(heartbeat_ack=pb.HeartbeatAck(seq=beat.seq, extended=[lease], cancelled=[lease]))
@@ -134,7 +136,7 @@ async def test_a_revoked_attempt_reports_nothing_and_frees_its_slot(bench: Bench
     finished = await stream.hear("finished")
 
     assert finished.lease.tune_id == "tune_2"
-    assert not (bench.folder / "data" / "spool" / "tune_1.1").exists()
+    await emptied(bench.folder / "data" / "spool", "tune_1.1")
 
 
 async def test_a_wrong_picture_fails_the_attempt_with_its_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

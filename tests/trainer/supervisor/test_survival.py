@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.trainer.supervisor.conftest import Bench, next_idle_beat, sign_put, signed, welcomed
+from tests.trainer.supervisor.conftest import Bench, first_step, next_idle_beat, sign_put, signed, welcomed
 from tests.trainer.supervisor.fake_gateway import FakeGateway
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
@@ -100,7 +100,7 @@ async def test_a_supervisor_killed_amid_a_tune_restates_nothing(bench: Bench) ->
 async def test_the_engine_ends_with_its_supervisor(bench: Bench) -> None:
     supervisor, stream = await welcomed(bench)
     await stream.say(assign=bench.assign("waits"))
-    await stream.hear("progress")
+    await first_step(stream)
     pid = supervisor.engine.pid
     assert pid is not None
 
@@ -115,7 +115,7 @@ async def test_training_goes_on_while_the_gateway_is_away(bench: Bench) -> None:
     await stream.say(assign=bench.assign("waits"))
     event = await stream.hear("event")
     await stream.acknowledge(event)
-    await stream.hear("progress")
+    await first_step(stream)
 
     port = bench.gateway.port
     await bench.gateway.stop()
@@ -169,7 +169,7 @@ async def test_nothing_is_published_past_the_lease_until_it_is_extended(bench: B
     await stream.say(assign=assign)
     await stream.hear("accepted")
     lease = assign.lease
-    supervisor.workbench.beat_due.set()
+    supervisor.workbench.beat_soon()
     beats = 0
     while True:  # beats go on; not one report among them
         message = await asyncio.wait_for(stream.heard.get(), 20)
@@ -178,7 +178,7 @@ async def test_nothing_is_published_past_the_lease_until_it_is_extended(bench: B
         beats += 1
         if supervisor.workbench.spool.waiting(supervisor.workbench.leases.all()[0]):
             break
-        supervisor.workbench.beat_due.set()
+        supervisor.workbench.beat_soon()
     await stream.say(heartbeat_ack=pb.HeartbeatAck(seq=beat.seq, extended=[lease]))
 
     assert (await stream.hear("event")).lease == lease
