@@ -206,8 +206,8 @@ class Dispatcher:
         self._work.set()
 
     async def _cancelled(self, tune_id: str) -> None:
-        for session in self._sessions.values():
-            session.cancel(tune_id)
+        for session in list(self._sessions.values()):
+            await session.cancel(tune_id)
 
     async def _replaced(self, trainer_id: str) -> None:
         if (session := self._sessions.get(trainer_id)) is not None:

@@ -1,19 +1,37 @@
-"""What a tune's next chunk of progress will say. Filled and flushed by its session.
+"""Progress on its way into the store, in chunks. Filled by protocol.py, flushed by session and recorder.
 
 While the database is away the newest wins, and the loss curve stays whole, only coarser.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from store import reports
 from store.database import Database
+from store.errors import DatabaseAway
 from store.leases import LeaseRef
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 from tunesmith.v1 import tune_pb2
 
 LIMIT = 2000  # steps kept
+PERIOD = 0.5  # seconds between two chunks of one trainer's progress
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What is stored at once."""
+
+    phase: str | None
+    """TunePhase's lower-case name, where one was told."""
+    step: int
+    """The newest."""
+    metrics: list[dict[str, Any]]
+    """Of the steps since the last chunk."""
 
 
 class ProgressBuffer:
@@ -43,15 +61,53 @@ class ProgressBuffer:
             self._metrics = self._metrics[::-1][::2][::-1]  # every other one, the newest among them
         self.is_due = True
 
+    def take(self) -> Chunk | None:
+        """What is due, from now on stored; None where nothing is."""
+        if not self.is_due:
+            return None
+        chunk = Chunk(self._phase, self._step, self._metrics)
+        self._metrics, self.is_due = [], False
+        return chunk
+
+    def put_back(self, chunk: Chunk) -> None:
+        """It could not be stored: it stays due."""
+        self._metrics = chunk.metrics + self._metrics
+        self.is_due = True
+
     async def flush(self, database: Database, lease: LeaseRef) -> None:
         """Stores what is due. Where that fails, it stays due."""
-        if not self.is_due:
+        if (chunk := self.take()) is None:
             return
-        chunk, self._metrics = self._metrics, []
-        self.is_due = False
         try:
-            await reports.record_progress(database, lease, self._phase, self._step, chunk)
+            await reports.record_progress(database, lease, chunk.phase, chunk.step, chunk.metrics)
         except BaseException:
-            self._metrics = chunk + self._metrics
-            self.is_due = True
+            self.put_back(chunk)
             raise
+
+
+class Chunks:
+    """Stores one trainer's progress. `due`: the buffers of what may be stored now."""
+
+    def __init__(self, database: Database, due: Callable[[], Mapping[LeaseRef, ProgressBuffer]]) -> None:
+        self.stirred = asyncio.Event()  # set by the session when progress is due, cleared by run
+        self._database = database
+        self._due = due
+        self._flushing = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Stores a chunk of each attempt each period, until cancelled."""
+        while True:
+            await self.stirred.wait()
+            self.stirred.clear()
+            for lease in self._due():
+                with contextlib.suppress(DatabaseAway):  # it is kept, and the newest goes out later
+                    await self.flush(lease)
+            await asyncio.sleep(PERIOD)
+            if self._due():
+                self.stirred.set()
+
+    async def flush(self, lease: LeaseRef) -> None:
+        """Stores what is due of one attempt."""
+        async with self._flushing:
+            if (progress := self._due().get(lease)) is not None:
+                await progress.flush(self._database, lease)
