@@ -109,8 +109,15 @@ class Record:
 
     @property
     def ends(self) -> bool:
-        """Whether it is its attempt's last. Progress is to be stored before it: after it the store takes no more."""
+        """Whether it is its attempt's last."""
         return self.arm in TERMINAL
+
+    @property
+    def follows_progress(self) -> bool:
+        """Whether progress is to be stored before it. After its last report the store takes no more of an attempt; and
+        another one may begin behind a snapshot, so nobody else will tell the steps before it.
+        """
+        return self.ends or self.arm == "snapshot_ready"
 
 
 Request: TypeAlias = Renew | Accept | Withdraw | Sign | Record

@@ -85,7 +85,7 @@ class Recorder:
                 tune = await leases.is_current(desk.database, lease)
                 return await assignments.sign(desk.database, desk.objects, tune, wanted) if tune is not None else None
             case Record(lease, message):
-                if request.ends:
+                if request.follows_progress:
                     await self._chunks.flush(lease)
                 outcome = await desk.results.record(lease, message)
                 desk.metrics.report(request.arm, outcome)

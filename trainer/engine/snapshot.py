@@ -97,8 +97,8 @@ class Keeper:
         kept: int = 0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """every: seconds; 0: never due. kept: the step that there is a snapshot of already. tell: path, SHA-256, bytes and step of each, and complain: why one could not
-        be written, both called in another thread.
+        """every: seconds; 0: never due. kept: the step that there is a snapshot of already. tell: path, SHA-256, bytes
+        and step of each, and complain: why one could not be written, both called in another thread.
         """
         self._folder = folder
         self._every = every

@@ -442,12 +442,13 @@ class TrainerEnd:
 
     def _next_report(self, stream: _Stream, now: float) -> pb.TrainerMessage | None:
         """In the order of their numbers, also what was sent on an older stream. Nothing of an attempt is heard after
-        its last report, so its progress goes before.
+        its last report, and another one may go on from its snapshot: so its progress goes before either.
         """
         for report in self._publishable(now):
             if report.seq <= stream.reported.get(report.lease, 0):
                 continue
-            if report.is_terminal and (due := self._next_progress(stream, [report.lease], now, at_once=True)):
+            before = report.is_terminal or report.arm == "snapshot_ready"
+            if before and (due := self._next_progress(stream, [report.lease], now, at_once=True)):
                 return due
             stream.reported[report.lease] = report.seq
             return report.message

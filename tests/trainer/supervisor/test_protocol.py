@@ -231,6 +231,17 @@ def test_progress_is_told_five_times_a_second_at_most_and_before_the_last_report
     assert bench.said(1.1) == ["progress", "failed"]
 
 
+def test_progress_goes_before_a_snapshot_from_which_another_trainer_may_go_on(bench: Bench) -> None:
+    bench.take()
+    bench.around.steps = 1
+    bench.said(1.0)
+    bench.around.steps = 2
+
+    bench.around.spool(snapshot_ready=pb.SnapshotReady(lease=ONE.message(), step=2))
+
+    assert bench.said(1.1) == ["progress", "snapshot_ready"]
+
+
 @pytest.mark.parametrize("outcome", [pb.REPORT_OUTCOME_RECORDED, pb.REPORT_OUTCOME_ALREADY_RECORDED])
 def test_a_recorded_report_is_deleted_and_the_last_one_ends_the_attempt(
     bench: Bench, outcome: pb.ReportOutcome.ValueType
