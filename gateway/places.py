@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from store import trainers, tunes
+from store import tenants, trainers, tunes
 from store.database import Database
 from store.states import TuneState
 from store.tables import Tune
@@ -39,8 +39,13 @@ class Places:
         async def offered(need: tuple[str, int]) -> bool:
             return await trainers.offers_engine(database, *need)
 
+        async def held_back(tenant_id: str) -> str | None:
+            tenant = await tenants.find_tenant(database, tenant_id)
+            return limit_sentence(tenant.running, tenant.running_limit)
+
         self._places = Remembered(places)
         self._offered = Remembered(offered)
+        self._held_back = Remembered(held_back)
 
     async def standing(self, tune: Tune) -> tuple[int | None, str | None]:
         """Place, 1 is next, and reason; None where the tune is not queued, or not pending."""
@@ -51,10 +56,20 @@ class Places:
         places = await self._places.get(tune.tenant_id)
         # One that came after the count is put behind the others, where it is unless its priority is higher.
         place = places.setdefault(tune.id, len(places) + 1)
-        if await self._offered.get((tune.engine, tune.memory_class)):
-            return place, "it waits for a free trainer"
-        memory = f" with {tune.memory_class} GiB of memory" if tune.memory_class else ""
-        return place, f"no connected trainer{memory} offers {tune.engine}"
+        if not await self._offered.get((tune.engine, tune.memory_class)):
+            memory = f" with {tune.memory_class} GiB of memory" if tune.memory_class else ""
+            return place, f"no connected trainer{memory} offers {tune.engine}"
+        return place, await self._held_back.get(tune.tenant_id) or "it waits for a free trainer"
+
+
+def limit_sentence(running: int, limit: int) -> str | None:
+    """Why no further tune of a tenant may run; None where one may."""
+    if running < limit:
+        return None
+    if limit == 0:
+        return "none of your tunes may run"
+    verb = "tune is" if running == 1 else "tunes are"
+    return f"your {running} running {verb} as many as may run"
 
 
 @dataclass

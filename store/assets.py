@@ -292,7 +292,8 @@ async def publish(
             }
             values |= {"status": "ready", "is_public": True, "source": source, "hf_repo": source.get("hugging_face")}
             return await insert_asset(transaction, values | columns)
-        mended = update(assets).where(assets.c.id == known.id).values(source=source, status="ready", **columns)
+        columns |= {"status": "ready", "source": source, "hf_repo": source.get("hugging_face")}
+        mended = update(assets).where(assets.c.id == known.id).values(**columns)
         return record(Asset, (await transaction.execute(mended.returning(*assets.c))).one())
 
 

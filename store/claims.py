@@ -149,16 +149,30 @@ _LOCK_QUEUED = (
 
 
 async def _warm(transaction: Transaction, offer: Offer) -> Sequence[str]:
-    """Asset ids of the checkpoints that are resident."""
+    """Asset ids of the checkpoints that are resident, which a trainer names by their digest, or, where they came from
+    Hugging Face, "repository@commit".
+    """
     if not offer.warm_checkpoints:
         return ()
-    return (await transaction.execute(_WARM, {"warm": offer.warm_checkpoints})).scalars().all()
+    warm = list((await transaction.execute(_WARM, {"warm": offer.warm_checkpoints})).scalars())
+    if any("@" in name for name in offer.warm_checkpoints):
+        rows = await transaction.execute(_CATALOGUE)
+        warm += [row.id for row in rows if _fetched_name(row.source) in offer.warm_checkpoints]
+    return warm
 
 
 #: By the primary key and the partial index assets_checkpoints.
 _WARM = select(assets.c.id).where(
     assets.c.asset_type == "checkpoint", or_(among(assets.c.id, "warm"), among(assets.c.sha256, "warm"))
 )
+#: By the partial index assets_public, which holds few. Only the catalogue names a repository.
+_CATALOGUE = select(assets.c.id, assets.c.source).where(
+    assets.c.is_public, assets.c.deleted_at.is_(None), assets.c.asset_type == "checkpoint"
+)
+
+
+def _fetched_name(source: dict[str, Any] | None) -> str | None:
+    return f"{source['hugging_face']}@{source['commit']}" if source and "hugging_face" in source else None
 
 
 async def _assign(

@@ -7,19 +7,16 @@ error.
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
 import sys
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 import cyclopts
 
+from gateway.cli.database import in_database
 from store import keys
 from store.database import Database
-from store.errors import StoreError
 
 Scope = Literal["*", "tune:*", "tune:read", "tune:write", "asset:*", "asset:read", "asset:write"]
 TRAINER_ID = r"[A-Za-z0-9_-]{1,64}"  # what the trainer's own settings take
@@ -62,7 +59,7 @@ def create_key(
         print(f"{made.id} of tenant {tenant} ({owner.id})", file=sys.stderr)
         print(secret)
 
-    return _in_database(create)
+    return in_database(create)
 
 
 @key.command(name="revoke")
@@ -74,7 +71,7 @@ def revoke_key(key_id: str) -> int:
     key_id
         As `key create` said it, and as the log has it: key_...
     """
-    return _in_database(lambda database: keys.revoke(database, key_id))
+    return in_database(lambda database: keys.revoke(database, key_id))
 
 
 @trainer_token.command(name="create")
@@ -92,7 +89,7 @@ def create_trainer_token(trainer_id: str) -> int:
             raise ValueError(f"{trainer_id!r} is no trainer id; 1 to 64 letters, digits, _ and - were wanted")
         print(await keys.create_trainer_token(database, trainer_id))
 
-    return _in_database(create)
+    return in_database(create)
 
 
 @trainer_token.command(name="revoke")
@@ -109,26 +106,4 @@ def revoke_trainer_tokens(trainer_id: str) -> int:
         ended = await keys.revoke_trainer_tokens(database, trainer_id)
         print(f"{ended} of {trainer_id}'s tokens ended", file=sys.stderr)
 
-    return _in_database(revoke)
-
-
-def _in_database(work: Callable[[Database], Awaitable[None]]) -> int:
-    """Runs one piece of work; returns the exit code. The schema is made if no gateway has done so yet."""
-
-    async def run(url: str) -> None:
-        database = await Database.open(url, pool_size=1, wakeups=False)
-        try:
-            await database.migrate()
-            await work(database)
-        finally:
-            await database.close()
-
-    url = os.environ.get("TUNESMITH_DATABASE_URL", "")
-    try:
-        if not url:
-            raise ValueError("TUNESMITH_DATABASE_URL is not set; the gateway's was wanted")
-        asyncio.run(run(url))
-    except (StoreError, ValueError) as error:
-        print(f"tunesmith: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return in_database(revoke)

@@ -1,4 +1,4 @@
-"""Remembered answers: how long they last, and who waits for whom."""
+"""Why a tune waits; and remembered answers: how long they last, and who waits for whom."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 
 import pytest
 
-from gateway.places import Remembered
+from gateway.places import Places, Remembered, limit_sentence
+from store import tenants, trainers
+from store.database import Database
+from tests.store.world import ENGINE, PLENTY, World, make_world
 
 
 async def test_answer_lasts_twenty_times_as_long_as_it_took_and_two_seconds_at_most() -> None:
@@ -93,3 +96,43 @@ async def test_answer_that_fails_is_asked_for_again() -> None:
     away = False
 
     assert await remembered.get("a") == "found"
+
+
+@pytest.fixture
+async def world(database: Database) -> World:
+    return await make_world(database)
+
+
+async def test_tenant_at_its_running_limit_is_told_so_once_a_trainer_offers_the_engine(world: World) -> None:
+    await tenants.set_limits(world.database, "acme", running_limit=1)
+    await world.running()
+    waiting = await world.queued()
+
+    async def reason() -> str | None:
+        return (await Places(world.database).standing(waiting))[1]
+
+    reasons = [await reason()]
+    hello = trainers.Hello("trainer-1", "boot", "session", "gateway", [ENGINE], 1, device_memory_bytes=PLENTY)
+    await trainers.connect(world.database, hello)
+    reasons.append(await reason())
+    await tenants.set_limits(world.database, "acme", running_limit=2)
+    reasons.append(await reason())
+
+    assert reasons == [
+        f"no connected trainer offers {ENGINE}",
+        "your 1 running tune is as many as may run",
+        "it waits for a free trainer",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("running", "limit", "sentence"),
+    [
+        (1, 2, None),
+        (2, 2, "your 2 running tunes are as many as may run"),
+        (3, 2, "your 3 running tunes are as many as may run"),
+        (0, 0, "none of your tunes may run"),
+    ],
+)
+def test_limit_is_told_in_the_tenants_own_numbers(running: int, limit: int, sentence: str | None) -> None:
+    assert limit_sentence(running, limit) == sentence

@@ -136,6 +136,20 @@ async def test_a_warm_checkpoint_goes_before_an_older_tune_only_for_a_while(worl
     assert claim.tune.id == cold.id
 
 
+async def test_a_checkpoint_of_hugging_face_is_warm_by_its_repository_and_commit(world: World) -> None:
+    source = {"hugging_face": "someone/base", "commit": "c" * 40}
+    fetched = await assets.publish(world.database, "octoai", "base", ENGINE, source)
+    other = await assets.publish(world.database, "octoai", "newer", ENGINE, {**source, "commit": "d" * 40})
+    for checkpoint in (world.checkpoint, other):
+        await world.queued(checkpoint_ref=checkpoint.id)
+    fits = await world.queued(checkpoint_ref=fetched.id)
+
+    claim = await world.claim(warm=[f"someone/base@{'c' * 40}"])
+
+    assert claim is not None
+    assert claim.tune.id == fits.id
+
+
 async def test_files_that_are_not_there_fail_the_tune_with_every_reason(world: World) -> None:
     good, unready, refused, gone = [await world.file(ready=ready) for ready in (True, False, False, True)]
     await assets.reject(world.database, world.tenant.id, refused.id, "TRUNCATED", "The picture is cut off.")

@@ -81,14 +81,15 @@ async def test_a_result_that_commits_first_wins(world: World) -> None:
     assert tune.cancel_requested_at is None
 
 
-async def test_a_retryable_failure_goes_back_and_three_of_them_end_it(world: World) -> None:
+@pytest.mark.parametrize("crashed", [True, False])
+async def test_a_retryable_failure_goes_back_and_three_of_them_end_it(world: World, crashed: bool) -> None:
     tune = await world.queued()
     for attempt in range(3):
         claim = await world.claim()
         assert claim is not None
         await leases.accept(world.database, claim.lease)
         outcome = await reports.fail(
-            world.database, claim.lease, 1, "ENGINE_DIED", f"Signal {attempt}.", retryable=True, crashed=True
+            world.database, claim.lease, 1, "ENGINE_DIED", f"Signal {attempt}.", retryable=True, crashed=crashed
         )
         assert outcome is Outcome.RECORDED
 

@@ -1,0 +1,34 @@
+"""Does one piece of work in the database of TUNESMITH_DATABASE_URL. Called by the commands that look after keys and
+tenants; knows neither."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+from store.database import Database
+from store.errors import StoreError
+
+
+def in_database(work: Callable[[Database], Awaitable[None]]) -> int:
+    """Runs it; returns the exit code. The schema is made if no gateway has done so yet."""
+
+    async def run(url: str) -> None:
+        database = await Database.open(url, pool_size=1, wakeups=False)
+        try:
+            await database.migrate()
+            await work(database)
+        finally:
+            await database.close()
+
+    url = os.environ.get("TUNESMITH_DATABASE_URL", "")
+    try:
+        if not url:
+            raise ValueError("TUNESMITH_DATABASE_URL is not set; the gateway's was wanted")
+        asyncio.run(run(url))
+    except (StoreError, ValueError) as error:
+        print(f"tunesmith: {error}", file=sys.stderr)
+        return 1
+    return 0

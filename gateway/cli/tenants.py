@@ -1,0 +1,67 @@
+"""`tunesmith tenant`: what an operator grants each tenant, in the database of TUNESMITH_DATABASE_URL. Called by the
+command line. Tenants are made with their first key: see keys.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import cyclopts
+
+from gateway.cli.database import in_database
+from store import tenants
+from store.database import Database
+from store.tables import Tenant
+
+tenant = cyclopts.App(name="tenant", help="Shares and limits of tenants, in the database of TUNESMITH_DATABASE_URL.")
+
+COLUMNS = ("TENANT", "WEIGHT", "RUNNING", "LIMIT", "QUEUED", "LIMIT", "ID")
+
+
+@tenant.command(name="set")
+def set_limits(
+    name: str, *, weight: float | None = None, running_limit: int | None = None, queue_limit: int | None = None
+) -> int:
+    """Change a tenant's share and limits; what is not given stays. Gateways go by it from their next look at the queue.
+
+    Parameters
+    ----------
+    name
+        The tenant's.
+    weight
+        Share of the trainers against other tenants', above 0. With 2 it gets twice what one with 1 gets.
+    running_limit
+        Tunes that may run at once, 0 and up. With 0 none is started any more.
+    queue_limit
+        Tunes that may wait at once, 0 and up. With 0 none is accepted any more.
+    """
+
+    async def change(database: Database) -> None:
+        changed = await tenants.set_limits(
+            database, name, weight=weight, running_limit=running_limit, queue_limit=queue_limit
+        )
+        print("\n".join(table([changed])), file=sys.stderr)
+
+    return in_database(change)
+
+
+@tenant.command(name="list")
+def list_tenants() -> int:
+    """Print all tenants with their shares, their limits, and how many of their tunes run and wait."""
+
+    async def show(database: Database) -> None:
+        print("\n".join(table(await tenants.list_tenants(database))))
+
+    return in_database(show)
+
+
+def table(rows: list[Tenant]) -> list[str]:
+    """Lines of columns, the first one their names."""
+    cells = [COLUMNS, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _cells(row: Tenant) -> tuple[str, ...]:
+    counts = (row.running, row.running_limit, row.queued, row.queue_limit)
+    return (row.name, f"{row.weight:g}", *map(str, counts), row.id)

@@ -1,0 +1,56 @@
+"""`tunesmith tenant`, as an operator uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.__main__ import app
+
+
+@pytest.fixture(autouse=True)
+def tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """acme, as its first key makes it."""
+    monkeypatch.setenv("TUNESMITH_DATABASE_URL", f"sqlite:///{tmp_path / 'tunesmith.db'}")
+    assert tunesmith("key", "create", "acme") == 0
+    capsys.readouterr()
+
+
+def tunesmith(*arguments: str) -> int:
+    code: int = app(arguments, result_action="return_int_as_exit_code_else_zero")
+    return code
+
+
+def test_set_limits_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tunesmith("tenant", "set", "acme", "--weight", "2.5", "--running-limit", "3", "--queue-limit", "40") == 0
+    assert tunesmith("tenant", "list") == 0
+
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split() == ["TENANT", "WEIGHT", "RUNNING", "LIMIT", "QUEUED", "LIMIT", "ID"]
+    assert line.split()[:-1] == ["acme", "2.5", "0", "3", "0", "40"]
+
+
+def test_one_limit_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tunesmith("tenant", "set", "acme", "--running-limit", "0") == 0
+
+    assert capsys.readouterr().err.splitlines()[1].split()[:-1] == ["acme", "1", "0", "0", "0", "10000"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("acme", "--weight", "0"), "the weight is 0; a number above 0 was wanted"),
+        (("acme", "--weight", "nan"), "the weight is nan; a number above 0 was wanted"),
+        (("acme", "--running-limit", "-1"), "the running limit is -1; 0 to 2147483647 was wanted"),
+        (("acme", "--queue-limit", "9999999999"), "the queue limit is 9999999999; 0 to 2147483647 was wanted"),
+        (("acme",), "nothing to set; a weight, a running limit or a queue limit was wanted"),
+        (("nobody", "--weight", "2"), "there is no tenant 'nobody'"),
+    ],
+)
+def test_mistake_is_one_line_and_an_exit_code(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tunesmith("tenant", "set", *arguments) == 1
+
+    assert capsys.readouterr().err == f"tunesmith: {said}\n"
