@@ -112,16 +112,25 @@ def failure_of(fault: BaseException) -> Failure:
     said = str(fault) or type(fault).__name__
     if isinstance(fault, TuneFault):
         return Failure(fault.reason, said, fault.retryable)
-    if isinstance(fault, MemoryError) or _is_torch(fault, "OutOfMemoryError"):
+    if isinstance(fault, MemoryError) or _is_torch(fault, "OutOfMemoryError") or _says(fault, *NO_MEMORY):
         return Failure("OUT_OF_MEMORY", f"not enough memory: {_first_line(said)}", retryable=True)
     if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failure("DISK_FULL", f"no room on the trainer's disk: {said}", retryable=True)
-    if _is_torch(fault, "AcceleratorError") or (isinstance(fault, RuntimeError) and "CUDA error" in said):
+    if _is_torch(fault, "AcceleratorError") or _says(fault, *DEVICE_FAULTS):
         return Failure("DEVICE_FAULT", _first_line(said), retryable=True, fatal=True)
     if isinstance(fault, OSError):
         return Failure("DISK_FAULT", said, retryable=True)
     # Ours. Not retried: the same recipe would most likely meet it again.
     return Failure("INTERNAL", f"{type(fault).__name__}: {_first_line(said)}", retryable=False)
+
+
+#: What torch says in a plain RuntimeError: the host's memory is full; the device, its driver or its library failed.
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+DEVICE_FAULTS = ("CUDA error", "CUDA driver error", "cuDNN error")
+
+
+def _says(fault: BaseException, *words: str) -> bool:
+    return isinstance(fault, RuntimeError) and any(each in str(fault) for each in words)
 
 
 def _is_torch(fault: BaseException, name: str) -> bool:

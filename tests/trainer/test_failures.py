@@ -21,6 +21,8 @@ from trainer.failures import Diverged, InvalidRecipe, TuneFault, UnknownEngine, 
         (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL", True),
         (OSError(errno.EIO, "Input/output error"), "DISK_FAULT", True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "DEVICE_FAULT", True),
+        (RuntimeError("CUDA driver error: device not ready"), "DEVICE_FAULT", True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "DEVICE_FAULT", True),
         (KeyError("ours"), "INTERNAL", False),
     ],
 )
@@ -30,6 +32,15 @@ def test_each_fault_has_its_reason(fault: Exception, reason: str, retryable: boo
     assert (failure.reason, failure.retryable) == (reason, retryable)
     assert failure.details
     assert "\n" not in failure.details
+
+
+def test_a_host_without_memory_is_told_as_such_and_another_may_have_more() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 46)  # 256 TiB
+
+    failure = failure_of(raised.value)
+
+    assert (failure.reason, failure.retryable, failure.fatal) == ("OUT_OF_MEMORY", True, False)
 
 
 def test_a_device_that_faulted_ends_its_process() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.trainer.tiny import ENGINE, Bench
 from trainer.engine.families.sd15 import StableDiffusion15
-from trainer.failures import CheckpointRefused, CheckpointUnreadable
+from trainer.failures import CheckpointUnreadable
 from trainer.pipe import CheckpointSource, PictureFile
 
 ALIGNMENT = 64  # bytes, of what torch itself allocates on a CPU
@@ -59,12 +59,12 @@ def test_weights_are_moved_to_where_every_kernel_adds_up_in_the_same_order(
         assert {weight.data_ptr() % ALIGNMENT for weight in weights} == {0}
 
 
-def test_without_a_tokenizer_it_is_refused_with_what_is_missing(
+def test_trainer_without_a_tokenizer_leaves_it_to_another_and_says_what_is_missing(
     bench: Bench, shapes: list[PictureFile], single_file: CheckpointSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TUNESMITH_CONFIGS")
 
-    with pytest.raises(CheckpointRefused, match="set TUNESMITH_CONFIGS"):
+    with pytest.raises(CheckpointUnreadable, match="set TUNESMITH_CONFIGS"):
         bench.tune(shapes, checkpoint=single_file)
 
 

@@ -26,7 +26,7 @@ def folder(source: CheckpointSource, engine: str, weights: bool) -> Path:
 
     Raises:
         CheckpointRefused: pickle, or no kind that is known.
-        CheckpointUnreadable: it is not there.
+        CheckpointUnreadable: it is not there, or this trainer has no configs for it.
     """
     path = Path(source.path)
     match source.kind:
@@ -62,13 +62,13 @@ def configs(engine: str) -> Path:
     """The folder of configs and tokenizer for single files of an engine.
 
     Raises:
-        CheckpointRefused: this trainer has none; single files hold weights only.
+        CheckpointUnreadable: this trainer has none; single files hold weights only. Another one may have it.
     """
     name = engine.replace("/", "_")
     for root in (Path(os.environ.get("TUNESMITH_CONFIGS", CONFIGS)), CONFIGS):
         if (root / name / "model_index.json").is_file():
             return root / name
-    raise CheckpointRefused(
+    raise CheckpointUnreadable(
         f"a single file holds no tokenizer, and this trainer has no {name}/ with one; "
         "set TUNESMITH_CONFIGS to its parent folder"
     )
