@@ -87,6 +87,13 @@ class Settings(BaseSettings):
     #: Time that open calls get to end after SIGTERM.
     grace_seconds: float = Field(default=3.0, ge=0, le=600)
 
+    #: Time between two rounds that delete the objects that nobody needs any more, and thin what is kept.
+    sweep_seconds: float = Field(default=3600.0, ge=0.1, le=7 * 86400)
+    #: An object that nobody needs any more lies for so long before it is deleted.
+    leftover_seconds: float = Field(default=86400.0, ge=0)
+    #: For so long an upload may wait to be completed; then it is deleted.
+    upload_seconds: float = Field(default=86400.0, ge=1)
+
     #: A TOML file of further public checkpoints; see gateway/catalogue.toml.
     catalogue: Path | None = None
     #: Largest picture, bytes.

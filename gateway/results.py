@@ -34,6 +34,7 @@ TERMINAL = frozenset({"finished", "failed", "cancel_observed", "lease_returned"}
 #: Arms that bear a report_seq.
 REPORTS = TERMINAL | {"event", "snapshot_ready"}
 
+TAKEN = "it was taken away while it was looked at"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -179,8 +180,11 @@ class Results:
             try:
                 await self._objects.move(source, key)
             except ObjectMissing:
-                return "it was taken away while it was looked at"
-        sha256, size = await self._objects.hash(key)
+                return TAKEN
+        try:
+            sha256, size = await self._objects.hash(key)
+        except ObjectMissing:  # swept: the lease has just been lost, and the fence will say so
+            return TAKEN
         if (sha256, size) == (uploaded.sha256, uploaded.size_bytes):
             return None
         await self._objects.delete(key)

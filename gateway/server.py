@@ -105,6 +105,14 @@ class Server:
             StreamMetrics(self._metrics.registry),
         )
 
+        self._sweeper = Sweeper(
+            self._database,
+            self._objects,
+            leftover_seconds=settings.leftover_seconds,
+            upload_seconds=settings.upload_seconds,
+            period_seconds=settings.sweep_seconds,
+        )
+
         chain = interceptors.chain(
             authenticate=partial(keys.authenticate, self._database),
             authenticate_trainer=partial(keys.authenticate_trainer, self._database),
@@ -125,7 +133,7 @@ class Server:
             background = [
                 tasks.create_task(self._watch.run(), name="watch"),
                 tasks.create_task(self._dispatcher.run(), name="dispatch"),
-                tasks.create_task(Sweeper(self._database, self._objects).run(), name="sweep"),
+                tasks.create_task(self._sweeper.run(), name="sweep"),
                 tasks.create_task(self._metrics.follow(partial(read_snapshot, self._database)), name="metrics"),
             ]
             for service in SERVICES:

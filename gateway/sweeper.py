@@ -1,5 +1,5 @@
-"""Deletes objects that nobody needs any more, once an hour. One of the server's tasks; which ones those are, the store
-knows (store/leftovers)."""
+"""Deletes objects that nobody needs any more, in rounds. One of the server's tasks; which ones those are, the store
+knows, and why that is safe beside uploads, commits and other gateways' sweepers (store/leftovers)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from store.database import Database
 from store.leftovers import leftovers
 from store.objects import Objects
 
-AGE = 24 * 3600.0  # seconds that an object lies before it is looked at: the contract's day for an upload
+DAY = 24 * 3600.0  # seconds; the contract's time for an upload
 PERIOD = 3600.0  # seconds between two rounds
 BATCH = 500  # keys asked for at a time
 
@@ -21,12 +21,28 @@ log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """Goes round. Several gateways may: an object that is gone already is no fault."""
+    """Goes round. Several gateways may: an object that is gone already is no fault.
 
-    def __init__(self, database: Database, objects: Objects, *, age_seconds: float = AGE) -> None:
+    Args:
+        leftover_seconds: What nobody needs lies for so long before it is deleted.
+        upload_seconds: For so long an upload may wait to be completed.
+        period_seconds: Between two rounds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        *,
+        leftover_seconds: float = DAY,
+        upload_seconds: float = DAY,
+        period_seconds: float = PERIOD,
+    ) -> None:
         self._database = database
         self._objects = objects
-        self._age_seconds = age_seconds
+        self._leftover_seconds = leftover_seconds
+        self._upload_seconds = upload_seconds
+        self._period_seconds = period_seconds
 
     async def run(self) -> None:
         """Sweeps again and again until cancelled."""
@@ -37,26 +53,29 @@ class Sweeper:
                     log.info(f"{swept} objects that nobody needs were deleted", action="objects_swept", objects=swept)
             except Exception as exc:  # a store that is away is no reason to end the gateway; there is a next round
                 log.warning(f"Old objects could not be swept: {exc}", action="sweep_failed")
-            await asyncio.sleep(PERIOD)
+            await asyncio.sleep(self._period_seconds)
 
     async def sweep(self) -> int:
         """One round; answers how many objects were deleted."""
         swept = 0
-        async for keys in self._old():
-            for key in await leftovers(self._database, keys):
-                await self._objects.delete(key)
-                log.debug(f"{key} was deleted", action="object_swept", key=key)
-                swept += 1
+        async for found in self._old():
+            now = time.time()
+            ages = {key: now - modified_at for key, modified_at in found.items()}
+            for key in await leftovers(self._database, ages, self._upload_seconds):
+                # Not what has been put there since it was listed: a caller may upload once more.
+                if await self._objects.delete_if_older(key, found[key]):
+                    log.debug(f"{key} was deleted", action="object_swept", key=key)
+                    swept += 1
         return swept
 
-    async def _old(self) -> AsyncIterator[list[str]]:
-        """Keys that have lain for long enough, a batch at a time."""
-        batch: list[str] = []
+    async def _old(self) -> AsyncIterator[dict[str, float]]:
+        """Keys that have lain for long enough, each with when it was written, a batch at a time."""
+        batch: dict[str, float] = {}
         async for key, stat in self._objects.list(""):
-            if time.time() - stat.modified_at >= self._age_seconds:
-                batch.append(key)
+            if time.time() - stat.modified_at >= self._leftover_seconds:
+                batch[key] = stat.modified_at
             if len(batch) == BATCH:
                 yield batch
-                batch = []
+                batch = {}
         if batch:
             yield batch

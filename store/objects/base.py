@@ -21,7 +21,7 @@ class Stat:
     size_bytes: int
     """Its size."""
     modified_at: float
-    """Seconds since 1970, by the store's clock."""
+    """When it was written, or moved there: seconds since 1970, by the store's clock."""
 
 
 class ObjectMissing(LookupError):
@@ -77,6 +77,12 @@ class Objects(ABC):
     @abstractmethod
     async def delete(self, key: str) -> None:
         """Deletes the object; nothing where there is none."""
+
+    @abstractmethod
+    async def delete_if_older(self, key: str, modified_at: float) -> bool:
+        """Deletes the object unless one that was written or moved there after `modified_at` has taken its place.
+        Whether it did.
+        """
 
     @abstractmethod
     def list(self, prefix: str = "") -> AsyncIterator[tuple[str, Stat]]:

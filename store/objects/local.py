@@ -132,6 +132,7 @@ class LocalObjects(Objects):
 
     def _move(self, source: Path, destination: Path, key: str) -> None:
         try:
+            os.utime(source)  # who sweeps goes by how long it has lain where it is
             _settle(source, destination)
         except (FileNotFoundError, NotADirectoryError):
             if not destination.is_file():
@@ -142,6 +143,27 @@ class LocalObjects(Objects):
         path = self._path(key)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             await asyncio.to_thread(path.unlink)
+
+    async def delete_if_older(self, key: str, modified_at: float) -> bool:
+        """See Objects."""
+        return await asyncio.to_thread(self._delete_if_older, self._path(key), modified_at)
+
+    def _delete_if_older(self, path: Path, modified_at: float) -> bool:
+        # A file system deletes by name only, whatever has that name by then. So the file is given a name of ours first,
+        # and looked at once more where nobody else finds it.
+        aside = self._temporary / uuid.uuid4().hex
+        try:
+            if _modified_at(path) > modified_at:
+                return False
+            path.rename(aside)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        is_older = _modified_at(aside) <= modified_at
+        if not is_older:
+            with contextlib.suppress(FileExistsError):  # a still newer one is there: it wins, as it would have
+                os.link(aside, path)
+        aside.unlink()
+        return is_older
 
     async def list(self, prefix: str = "") -> AsyncIterator[tuple[str, Stat]]:
         """See Objects. Reads the folders as it goes; what changes meanwhile may or may not be there."""
@@ -203,6 +225,10 @@ def _settle(source: Path, destination: Path) -> None:
     source.replace(destination)
     for folder in (destination.parent, *(folder.parent for folder in made)):
         _fsync(folder)
+
+
+def _modified_at(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _fsync(path: Path) -> None:

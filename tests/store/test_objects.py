@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from store.objects import local
 from store.objects.base import ObjectMissing, TooLarge
 from store.objects.local import CHUNK, LocalObjects
 
@@ -60,6 +62,49 @@ async def test_an_object_larger_than_allowed_is_refused(objects: LocalObjects, t
         await objects.write("a", pieces(b"x" * 11), max_bytes=10)
 
     assert await objects.write("a", pieces(b"x" * 10), max_bytes=10) == (10, hashlib.sha256(b"x" * 10).hexdigest())
+    assert files_below(tmp_path) == ["a"]
+
+
+async def test_what_is_moved_is_as_old_as_its_move(objects: LocalObjects, tmp_path: Path) -> None:
+    await objects.write("incoming/a", pieces(b"one"))
+    os.utime(tmp_path / "root/objects/incoming/a", (0, 0))
+
+    await objects.move("incoming/a", "assets/a")
+
+    assert [stat.modified_at > 0 async for _, stat in objects.list("assets/")] == [True]
+
+
+async def test_only_what_is_still_as_old_is_deleted(objects: LocalObjects, tmp_path: Path) -> None:
+    await objects.write("a", pieces(b"one"))
+    os.utime(tmp_path / "root/objects/a", (1000, 1000))
+
+    kept = await objects.delete_if_older("a", 999.0), await objects.stat("a")
+    gone = await objects.delete_if_older("a", 1000.0), await objects.stat("a")
+
+    assert (kept, gone) == ((False, 3), (True, None))
+    assert await objects.delete_if_older("a", 1000.0) is False, "there is nothing any more"
+    assert await objects.delete_if_older("none/at/all", 1000.0) is False
+    assert files_below(tmp_path) == []
+
+
+async def test_object_that_is_replaced_at_the_moment_of_its_deletion_stays(
+    objects: LocalObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await objects.write("a", pieces(b"old"))
+    os.utime(tmp_path / "root/objects/a", (1000, 1000))
+
+    def looked_at_and_replaced(path: Path) -> float:
+        looked_at.append(path)
+        modified_at = path.stat().st_mtime
+        if len(looked_at) == 1:
+            path.write_bytes(b"newer")
+        return modified_at
+
+    looked_at: list[Path] = []
+    monkeypatch.setattr(local, "_modified_at", looked_at_and_replaced)
+
+    assert await objects.delete_if_older("a", 1000.0) is False
+    assert await objects.stat("a") == 5
     assert files_below(tmp_path) == ["a"]
 
 
