@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from store import migrations
 from store.errors import DatabaseAway
 from store.groups import GroupCommit
+from store.postgres import PostgresConnection, patient
 from store.sqlite import SqliteConnection
 from store.turns import Turns
 from store.wakeups.base import Topic, Wakeups
@@ -35,14 +36,16 @@ from store.wakeups.postgres import PostgresWakeups
 
 BUSY_LIMIT = 10.0  # seconds that a write waits on SQLite for another process's, such as the command line's
 POOL_LIMIT = 10.0  # seconds; never met, since callers wait for their turn before they ask the pool
-#: A half-open connection is found out within 20 s; a statement that hangs is ended by the server.
+#: A half-open connection is found out within 20 s; a statement that hangs is ended by the server, and one whose caller
+#: has gone, too.
 POSTGRESQL = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
-    "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+    "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s"
+    " -c client_connection_check_interval=2s -c timezone=UTC",
 }
 
 Item = TypeVar("Item")
@@ -130,7 +133,10 @@ class Database:
             if self.dialect == "postgresql":  # BEGIN IMMEDIATE is lock enough there; here it ends with the transaction
                 await transaction.execute(text("SELECT pg_advisory_xact_lock(hashtext('tunesmith.migrate'))"))
                 await transaction.execute(text("SET LOCAL statement_timeout = 0"))
-            await transaction.connection.run_sync(migrations.upgrade)
+                async with patient(transaction.connection):
+                    await transaction.connection.run_sync(migrations.upgrade)
+            else:
+                await transaction.connection.run_sync(migrations.upgrade)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -240,7 +246,8 @@ def _try_sqlite(path: str) -> None:
 
 def _open_postgresql(url: URL, pool_size: int, *, wakeups: bool) -> Database:
     url = url.set(drivername="postgresql+psycopg")
-    limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "connect_args": POSTGRESQL}
+    arguments = {**POSTGRESQL, "async_creator_fn": PostgresConnection.connect}
+    limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "connect_args": arguments}
     engine = create_async_engine(url, pool_size=pool_size, **limits)
     beater = create_async_engine(url, pool_size=1, **limits)
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.servers.processes import children
+
 START_LIMIT = 30.0  # seconds
 #: Not durable: a crash of the server (SIGQUIT, SIGKILL) may lose the newest commits. `PostgresServer(durable=True)`
 #: leaves these out.
@@ -143,6 +145,16 @@ class PostgresServer:
         """Stops it and starts it on the same port, with the same data."""
         self.stop(how)
         self.start()
+
+    def freeze(self) -> None:
+        """Suspends it with all its backends: whoever asks is connected, and gets no answer."""
+        for pid in (self.pid, *children(self.pid)):  # it first, so that it makes no more of them
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on where it was."""
+        for pid in (self.pid, *children(self.pid)):
+            os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """Stops it and removes its folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from store import errors, keys, leases, tunes
 from store.database import Database
 from store.dialect import now
+from store.postgres import PostgresConnection, patient
 from store.tables import tenants
 from tests.servers.postgres import PostgresServer
 from tests.store.world import LEASE, World, make_world
@@ -191,6 +193,69 @@ async def test_after_an_outage_everything_goes_on_by_itself(tmp_path: Path) -> N
         assert submitted.tune.name == new.name
         assert renewal.extended == [claim.lease]
         await database.close()
+
+
+@pytest.fixture
+async def frozen(tmp_path: Path) -> AsyncIterator[tuple[PostgresServer, World]]:
+    """A server that hangs, and a world on it whose connections are open."""
+    with PostgresServer() as server:
+        database = await Database.open(server.url_of(server.create_database()))
+        await database.migrate()
+        world = await make_world(database)
+        server.freeze()
+        yield server, world
+        server.thaw()
+        await database.close()
+
+
+async def test_a_heartbeat_that_gives_up_on_a_server_that_hangs_lets_the_next_one_try(
+    frozen: tuple[PostgresServer, World],
+) -> None:
+    server, world = frozen
+    lease = leases.LeaseRef("tune_x", 1, "trainer-1")
+
+    async with asyncio.timeout(8):  # the driver alone would keep the connection for ten seconds
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await leases.renew(world.database, "trainer-1", [lease], LEASE)
+    server.thaw()
+
+    assert (await leases.renew(world.database, "trainer-1", [lease], LEASE)).lost == [lease]
+
+
+async def test_a_server_that_hangs_is_away(
+    frozen: tuple[PostgresServer, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, world = frozen
+    monkeypatch.setattr(PostgresConnection, "patience", 0.2)
+
+    with pytest.raises(errors.DatabaseAway, match=r"has not answered for 0\.2 seconds"):
+        await names(world.database)
+    monkeypatch.undo()
+    server.thaw()
+
+    assert await names(world.database)
+
+
+async def test_a_migration_is_waited_for_without_end(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = await Database.open(postgres_url)
+    monkeypatch.setattr(PostgresConnection, "patience", 0.2)
+    slowly = text("SELECT pg_sleep(1)")
+
+    waited = []
+
+    async def migrate_and_go_on() -> None:
+        async with database.write() as transaction:
+            async with patient(transaction.connection):
+                waited.append(await transaction.execute(slowly))
+            await transaction.execute(slowly)
+
+    with pytest.raises(errors.DatabaseAway, match="has not answered"):
+        await migrate_and_go_on()
+
+    assert len(waited) == 1
+    await database.close()
 
 
 async def test_a_backend_that_is_terminated_is_away_once(world: World, request: pytest.FixtureRequest) -> None:

@@ -1,23 +1,32 @@
-"""A real gateway and a real supervisor, with a fake engine between its own two pipes: what happens when either dies."""
+"""A real gateway and a real supervisor, with a fake engine between its own two pipes: what happens when either dies,
+and when the database goes away.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
 import hashlib
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
+import structlog
 
 from gateway.config import Settings as GatewaySettings
 from gateway.server import Server
-from store import assets, events, keys, tunes
+from store import assets, events, keys, trainers, tunes
 from store.database import Database
+from store.errors import DatabaseAway
 from store.objects.local import LocalObjects
 from store.states import TERMINAL, TuneState
 from store.tables import Tune
+from tests.servers.postgres import PostgresServer
 from tests.trainer import supervisor as fakes
 from trainer.supervisor.config import Settings as TrainerSettings
 from trainer.supervisor.supervisor import Supervisor
@@ -28,9 +37,10 @@ ENGINE = (sys.executable, str(Path(fakes.__path__[0]) / "fake_engine.py"))
 class Service:
     """One gateway and one trainer on one folder; both may be killed and started again."""
 
-    def __init__(self, folder: Path, sqlite_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, lease_seconds: float = 30.0) -> None:
         self.folder = folder
-        self.database_url = sqlite_url
+        self.database_url = database_url
+        self.lease_seconds = lease_seconds
         self.grpc = "127.0.0.1:0"
         self.http = "127.0.0.1:0"
         self.objects = LocalObjects(folder / "objects", "http://unused", b"a secret of tests")
@@ -48,7 +58,7 @@ class Service:
                     "grpc": self.grpc,
                     "metrics": "127.0.0.1:0",
                     "heartbeat_seconds": 0.5,
-                    "lease_seconds": 30.0,
+                    "lease_seconds": self.lease_seconds,
                     "grace_seconds": 2.0,
                     "judges": 1,
                 }
@@ -67,28 +77,32 @@ class Service:
         self.database = await Database.open(self.database_url)
         self.tenant = (await keys.create_tenant(self.database, "acme")).id
         self.token = await keys.create_trainer_token(self.database, "trainer-1")
+        _, self.key = await keys.create_key(self.database, self.tenant, "caller")
         self.checkpoint = await assets.find(self.database, self.tenant, "tunesmith:tiny-shapes")
 
     def start_trainer(self) -> None:
+        self.supervisor = self.supervisor_of("trainer-1", self.token)
+        self.stop = asyncio.Event()
+        self.training = asyncio.create_task(self.supervisor.run(self.stop))
+
+    def supervisor_of(self, name: str, token: str) -> Supervisor:
         settings = TrainerSettings(
             gateways=(self.grpc,),
-            trainer_id="trainer-1",
-            trainer_token=self.token,
-            data=self.folder / "trainer",
+            trainer_id=name,
+            trainer_token=token,
+            data=self.folder / name,
             bases=self.folder / "bases",
             metrics="127.0.0.1:0",
         )
-        self.supervisor = Supervisor(settings, ENGINE)
-        self.stop = asyncio.Event()
-        self.training = asyncio.create_task(self.supervisor.run(self.stop))
+        return Supervisor(settings, ENGINE)
 
     async def kill_trainer(self) -> None:
         self.training.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.training
 
-    def go(self) -> None:
-        (self.folder / "trainer" / "work" / "go").touch()
+    def go(self, trainer: str = "trainer-1") -> None:
+        (self.folder / trainer / "work" / "go").touch()
 
     async def submit(self, word: str = "quick") -> Tune:
         made = await assets.create(self.database, assets.NewAsset(self.tenant, "file", "picture", data={}))
@@ -101,6 +115,7 @@ class Service:
 
         await self.objects.write(key, chunks())
         await assets.complete(self.database, self.tenant, made.id, size_bytes=len(body), sha256=sha256, object_key=key)
+        self.picture = made.id
         details: dict[str, Any] = {"steps": 3, "trigger_words": [word]}
         new = tunes.NewTune(
             tenant_id=self.tenant,
@@ -118,11 +133,26 @@ class Service:
         """Polls as any other process would: this database handle is not the gateway's."""
         async with asyncio.timeout(60):
             while True:
-                row = await tunes.find(self.database, self.tenant, tune.id)
-                if all(getattr(row, name) == value for name, value in wanted.items()):
-                    return row
-                assert row.state not in TERMINAL, (row.state, row.status_details)
+                with contextlib.suppress(DatabaseAway):
+                    row = await tunes.find(self.database, self.tenant, tune.id)
+                    if all(getattr(row, name) == value for name, value in wanted.items()):
+                        return row
+                    assert row.state not in TERMINAL, (row.state, row.status_details)
                 await asyncio.sleep(0.05)
+
+    async def create(self, word: str) -> httpx.Response:
+        """As a caller asks for a tune. The picture was there before."""
+        checkpoint = {"checkpoint_id": "tunesmith:tiny-shapes", "engine": "image/stable-diffusion-v1-5"}
+        details = {
+            "tune_type": "lora_tune",
+            "base_checkpoint": checkpoint,
+            "files": [{"file_id": self.picture}],
+            "steps": 3,
+            "trigger_words": [word],
+        }
+        async with httpx.AsyncClient(base_url=f"http://{self.http}", timeout=60) as client:
+            body = {"name": f"tune-{word}", "details": details}
+            return await client.post("/v1/tune", json=body, headers={"Authorization": f"Bearer {self.key}"})
 
 
 @pytest.fixture
@@ -205,3 +235,96 @@ async def test_an_engine_that_always_dies_fails_the_tune(service: Service) -> No
 
     assert failed.lease_epoch == 3
     assert "SIGKILL" in failed.status_details
+
+
+@pytest.fixture(params=["stops", "hangs"])
+def outage(request: pytest.FixtureRequest) -> Iterator[Outage]:
+    with PostgresServer(durable=True) as server:
+        yield Outage(server, hangs=request.param == "hangs")
+
+
+@pytest.fixture
+async def fragile(tmp_path: Path, outage: Outage) -> AsyncIterator[Service]:
+    """On a database that goes away, with a lease that is shorter than that, and a second trainer that would take over
+    what the first one loses.
+    """
+    server = outage.server
+    service = Service(tmp_path, server.url_of(server.create_database()), lease_seconds=2.0)
+    await service.start_gateway()
+    await service.prepare()
+    service.start_trainer()
+    spare = service.supervisor_of("trainer-2", await keys.create_trainer_token(service.database, "trainer-2"))
+    sparing = asyncio.create_task(spare.run(asyncio.Event()))
+    yield service
+    sparing.cancel()
+    await asyncio.gather(sparing, return_exceptions=True)
+    await service.kill_trainer()
+    await service.stop_gateway()
+    await service.database.close()
+
+
+async def test_a_database_away_for_longer_than_a_lease_costs_nothing_but_time(fragile: Service, outage: Outage) -> None:
+    tune = await fragile.submit("waits")
+    holder = (await fragile.until(tune, step=1)).lease_trainer_id
+    assert holder is not None
+    before = await trainers.current(fragile.database, holder)
+
+    # Two trainers' in turn, each half a second after the one before: a lease and a half.
+    unrecorded = Heard("beat_unrecorded", 12)
+    with structlog.testing.capture_logs(processors=[unrecorded]):
+        outage.begin()
+        fragile.go(holder)  # steps 2 and 3, and the LoRA, come while it is away
+        creating = asyncio.create_task(fragile.create("meanwhile"))
+        await asyncio.wait_for(unrecorded.enough.wait(), 60)
+        outage.end()
+    done = await fragile.until(tune, state=TuneState.SUCCEEDED)
+    created = await creating
+
+    assert (done.attempts, done.lease_epoch, done.lease_trainer_id) == (1, 1, holder)
+    history = await events.list_events(fragile.database, tune.id)
+    assert [step["step"] for event in history if event.kind == "metrics" for step in event.body["steps"]] == [1, 2, 3]
+    after = await trainers.current(fragile.database, holder)
+    assert before is not None
+    assert after is not None
+    assert after.session_id == before.session_id, "the stream outlives the outage"
+    if outage.hangs:
+        assert created.status_code == 201, "it had to wait, and lost nothing"
+    else:
+        assert created.status_code == 503
+        assert created.headers["retry-after"]
+        assert (await fragile.create("meanwhile")).status_code == 201
+
+
+class Outage:
+    """A database that goes away: refused, or connected and silent."""
+
+    def __init__(self, server: PostgresServer, *, hangs: bool) -> None:
+        self.server = server
+        self.hangs = hangs
+
+    def begin(self) -> None:
+        if self.hangs:
+            self.server.freeze()
+        else:
+            self.server.stop(signal.SIGQUIT)
+
+    def end(self) -> None:
+        if self.hangs:
+            self.server.thaw()
+        else:
+            self.server.start()
+
+
+class Heard:
+    """A structlog processor that waits for so many lines of one action."""
+
+    def __init__(self, action: str, times: int) -> None:
+        self._action = action
+        self._left = times
+        self.enough = asyncio.Event()
+
+    def __call__(self, logger: Any, method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        self._left -= entry.get("action") == self._action
+        if self._left <= 0:
+            self.enough.set()
+        return entry
