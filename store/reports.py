@@ -129,7 +129,8 @@ async def record_snapshot(
         before = newest_snapshot(tune)
         if before is not None and snapshot.step <= before.step:
             await change(transaction, tune, [], reported_seq=report_seq)
-            return Outcome.RECORDED, snapshot.object_key if snapshot.object_key != before.object_key else None
+            kept = {before.object_key, (tune.earlier_snapshot or {}).get("object_key")}
+            return Outcome.RECORDED, None if snapshot.object_key in kept else snapshot.object_key
         await change(
             transaction,
             tune,

@@ -183,14 +183,31 @@ async def test_superseded_snapshots_of_an_epoch_that_goes_on_are_swept_and_newer
     world: World, objects: LocalObjects
 ) -> None:
     claim = await world.running()
-    oldest, newest, not_committed = (
-        f"snapshots/{claim.tune.id}/1/{step}-{SHA}.safetensors" for step in (100, 200, 1000)
+    recorded = [50, 100, 200]
+    oldest, before, newest, not_committed = (
+        f"snapshots/{claim.tune.id}/1/{step}-{SHA}.safetensors" for step in (*recorded, 1000)
     )
-    for report_seq, (key, step) in enumerate(((oldest, 100), (newest, 200)), start=1):
+    for report_seq, (key, step) in enumerate(zip((oldest, before, newest), recorded, strict=True), start=1):
         await reports.record_snapshot(world.database, claim.lease, report_seq, Snapshot(key, step, SHA, 5))
-    await put(objects, oldest, newest, not_committed)
+    await put(objects, oldest, before, newest, not_committed)
 
-    assert await left(world, objects) == {newest, not_committed}
+    assert await left(world, objects) == {before, newest, not_committed}
+
+
+async def test_snapshot_that_a_tune_has_fallen_back_to_stays(world: World, objects: LocalObjects) -> None:
+    claim = await world.running()
+    before, newest = (f"snapshots/{claim.tune.id}/1/{step}-{SHA}.safetensors" for step in (100, 200))
+    for report_seq, (key, step) in enumerate(((before, 100), (newest, 200)), start=1):
+        await reports.record_snapshot(world.database, claim.lease, report_seq, Snapshot(key, step, SHA, 5))
+    await put(objects, before, newest)
+
+    refused = {"retryable": True, "crashed": False}
+    await reports.fail(world.database, claim.lease, 3, "SNAPSHOT_REFUSED", "A byte is flipped.", **refused)
+    again = await world.claim()
+
+    assert again is not None
+    assert again.snapshot is not None
+    assert await left(world, objects) == {again.snapshot.object_key} == {before}
 
 
 async def test_result_that_is_moved_and_not_committed_stays_until_it_is(world: World, objects: LocalObjects) -> None:

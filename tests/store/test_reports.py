@@ -215,6 +215,17 @@ async def test_two_snapshots_are_kept_and_the_one_that_falls_out_is_told(world: 
     assert (tune.snapshot_key, tune.earlier_snapshot) == ("k7-3", asdict(Snapshot("k6-2", 6, "b" * 64, 9)))
 
 
+async def test_a_snapshot_that_is_reported_once_more_is_not_told_as_needless(world: World) -> None:
+    claim = await world.running()
+    kept = [Snapshot(f"k{step}", step, "b" * 64, 9) for step in (5, 6)]
+    for seq, snapshot in enumerate(kept, 1):
+        await reports.record_snapshot(world.database, claim.lease, seq, snapshot)
+
+    again = [await reports.record_snapshot(world.database, claim.lease, seq, each) for seq, each in enumerate(kept, 3)]
+
+    assert again == [(Outcome.RECORDED, None)] * 2
+
+
 async def test_a_refused_snapshot_gives_way_to_the_one_before_it_and_is_no_crash(world: World) -> None:
     claim = await world.running()
     for seq, step in enumerate((5, 6), 1):
