@@ -94,6 +94,14 @@ class Settings(BaseSettings):
     #: For so long an upload may wait to be completed; then it is deleted.
     upload_seconds: float = Field(default=86400.0, ge=1)
 
+    #: Days from a tune's end until its step metrics are thinned: each tenth step stays, and the last of each event.
+    metrics_days: float = Field(default=30.0, ge=0)
+    #: Days from the deletion of a picture, checkpoint or LoRA until its bytes are deleted too, unless a live tune
+    #: reads them. Unset: never.
+    deleted_asset_days: float | None = Field(default=None, ge=1)
+    #: Days from an API key's end until its row is erased. Unset: never.
+    ended_key_days: float | None = Field(default=None, ge=0)
+
     #: A TOML file of further public checkpoints; see gateway/catalogue.toml.
     catalogue: Path | None = None
     #: Largest picture, bytes.

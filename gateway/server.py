@@ -36,6 +36,7 @@ from gateway.http.loopback import Loopback
 from gateway.judges import Judges
 from gateway.metrics import Metrics, read_snapshot
 from gateway.pictures import Limits
+from gateway.retention import Retention, Terms
 from gateway.stream_metrics import StreamMetrics
 from gateway.sweeper import Sweeper
 from gateway.trainers import TrainerServicer
@@ -112,6 +113,8 @@ class Server:
             upload_seconds=settings.upload_seconds,
             period_seconds=settings.sweep_seconds,
         )
+        terms = Terms(settings.metrics_days, settings.deleted_asset_days, settings.ended_key_days)
+        self._retention = Retention(self._database, terms, period_seconds=settings.sweep_seconds)
 
         chain = interceptors.chain(
             authenticate=partial(keys.authenticate, self._database),
@@ -134,6 +137,7 @@ class Server:
                 tasks.create_task(self._watch.run(), name="watch"),
                 tasks.create_task(self._dispatcher.run(), name="dispatch"),
                 tasks.create_task(self._sweeper.run(), name="sweep"),
+                tasks.create_task(self._retention.run(), name="retention"),
                 tasks.create_task(self._metrics.follow(partial(read_snapshot, self._database)), name="metrics"),
             ]
             for service in SERVICES:

@@ -170,6 +170,13 @@ class Asset(SQLModel, table=True):
             postgresql_where=text("asset_type = 'checkpoint'"),
             sqlite_where=text("asset_type = 'checkpoint'"),
         ),
+        # Deleted ones that still have their bytes (retention).
+        Index(
+            "assets_unreleased",
+            "deleted_at",
+            postgresql_where=text("deleted_at IS NOT NULL AND object_key IS NOT NULL"),
+            sqlite_where=text("deleted_at IS NOT NULL AND object_key IS NOT NULL"),
+        ),
         # One LoRA a tune: the second line of defence behind the fence.
         Index(
             "assets_of_tune",
@@ -212,7 +219,9 @@ class Asset(SQLModel, table=True):
     sha256: str | None = None
     """Of its bytes, hexadecimal. Null before the upload is complete, and where the bytes are not ours."""
     object_key: str | None = None
-    """Where its bytes lie, for good. Null before the upload is complete, and where the bytes are not ours."""
+    """Where its bytes lie, for good. Null before the upload is complete, where the bytes are not ours, and again where
+    they were given up long after the asset was deleted (retention.py).
+    """
     is_public: bool = False
     """Every tenant may use it."""
     source: dict[str, Any] | None = _json("source")
@@ -294,6 +303,13 @@ class Tune(SQLModel, table=True):
             "lease_trainer_id",
             postgresql_where=text("lease_expires_at IS NOT NULL"),
             sqlite_where=text("lease_expires_at IS NOT NULL"),
+        ),
+        # Ended ones whose step metrics stand as they came (retention).
+        Index(
+            "tunes_unthinned",
+            "ended_at",
+            postgresql_where=text("ended_at IS NOT NULL AND thinned_at IS NULL"),
+            sqlite_where=text("ended_at IS NOT NULL AND thinned_at IS NULL"),
         ),
         # A tenant's list, newest first.
         Index(
@@ -415,6 +431,8 @@ class Tune(SQLModel, table=True):
     """When the LoRA was committed."""
     ended_at: datetime | None = _time()
     """When it came to a final state."""
+    thinned_at: datetime | None = _time()
+    """When its step metrics were thinned. Null: they stand as they came."""
     deleted_at: datetime | None = _time()
     """When it was deleted."""
 
