@@ -195,7 +195,8 @@ class _Desk:
             "created_at": self.now,
             "updated_at": self.now,
         }
-        tune = record(Tune, {**_BLANK, "output_lora_ids": [], "rejected": [], "unready": [], **given})
+        empty: dict[str, Any] = {"output_lora_ids": [], "rejected": [], "unready": [], "earlier_snapshot": None}
+        tune = record(Tune, {**_BLANK, **empty, **given})
         self.rows.append(given)
         self.accepted.append(tune)
         self.by_name[new.tenant_id, new.name] = tune
