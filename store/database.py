@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from store import migrations
 from store.errors import DatabaseAway
 from store.groups import GroupCommit
-from store.postgres import PostgresConnection, patient
+from store.postgres import BeatConnection, PostgresConnection, patient
 from store.sqlite import SqliteConnection
 from store.turns import Turns
 from store.wakeups.base import Topic, Wakeups
@@ -246,10 +246,13 @@ def _try_sqlite(path: str) -> None:
 
 def _open_postgresql(url: URL, pool_size: int, *, wakeups: bool) -> Database:
     url = url.set(drivername="postgresql+psycopg")
-    arguments = {**POSTGRESQL, "async_creator_fn": PostgresConnection.connect}
-    limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "connect_args": arguments}
-    engine = create_async_engine(url, pool_size=pool_size, **limits)
-    beater = create_async_engine(url, pool_size=1, **limits)
+
+    def opened(size: int, connection: type[PostgresConnection]) -> AsyncEngine:
+        arguments = {**POSTGRESQL, "async_creator_fn": connection.connect}
+        limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "connect_args": arguments}
+        return create_async_engine(url, pool_size=size, **limits)
+
+    engine, beater = opened(pool_size, PostgresConnection), opened(1, BeatConnection)
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
     reader = engine.execution_options(isolation_level="AUTOCOMMIT")  # the same pool
     return Database(reader, engine, beater, PostgresWakeups(plain) if wakeups else LocalWakeups())

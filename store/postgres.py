@@ -21,6 +21,7 @@ from psycopg.abc import PQGen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 ANSWER_LIMIT = 35.0  # seconds; above the server's own limit for a statement, which is the better one to meet
+BEAT_LIMIT = 5.0  # seconds; a beat and a fence touch few rows, and behind one that is stuck all leases would wait
 
 Result = TypeVar("Result")
 
@@ -51,6 +52,12 @@ class PostgresConnection(psycopg.AsyncConnection[Any]):
         except asyncio.CancelledError:
             self.pgconn.finish()
             raise
+
+
+class BeatConnection(PostgresConnection):
+    """The one of heartbeats and fences."""
+
+    patience = BEAT_LIMIT
 
 
 @asynccontextmanager

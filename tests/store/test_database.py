@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from store import errors, keys, leases, tunes
 from store.database import Database
 from store.dialect import now
-from store.postgres import PostgresConnection, patient
+from store.postgres import BeatConnection, PostgresConnection, patient
 from store.tables import tenants
 from tests.servers.postgres import PostgresServer
 from tests.store.world import LEASE, World, make_world
@@ -202,6 +202,7 @@ async def frozen(tmp_path: Path) -> AsyncIterator[tuple[PostgresServer, World]]:
         database = await Database.open(server.url_of(server.create_database()))
         await database.migrate()
         world = await make_world(database)
+        await leases.reap(database, LEASE)  # beats have a connection of their own
         server.freeze()
         yield server, world
         server.thaw()
@@ -222,6 +223,17 @@ async def test_a_heartbeat_that_gives_up_on_a_server_that_hangs_lets_the_next_on
     server.thaw()
 
     assert (await leases.renew(world.database, "trainer-1", [lease], LEASE)).lost == [lease]
+
+
+async def test_a_round_of_the_reaper_that_hangs_leaves_the_beats_connection_soon(
+    frozen: tuple[PostgresServer, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, world = frozen
+    monkeypatch.setattr(BeatConnection, "patience", 0.2)
+
+    async with asyncio.timeout(20):  # as long as others may wait, it would hold up all beats
+        with pytest.raises(errors.DatabaseAway, match=r"has not answered for 0\.2 seconds"):
+            await leases.reap(world.database, LEASE)
 
 
 async def test_a_server_that_hangs_is_away(
