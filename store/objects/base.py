@@ -72,7 +72,9 @@ class Objects(ABC):
 
     @abstractmethod
     async def move(self, source: str, destination: str) -> None:
-        """Moves the object, over what is there. Already moved by an earlier call: nothing happens. ObjectMissing."""
+        """Moves the object to where nothing is yet. What an earlier call has moved there stays, whatever has come to
+        the source since, and the source goes. ObjectMissing: there is neither.
+        """
 
     @abstractmethod
     async def delete(self, key: str) -> None:

@@ -19,7 +19,7 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -133,7 +133,10 @@ class LocalObjects(Objects):
     def _move(self, source: Path, destination: Path, key: str) -> None:
         try:
             os.utime(source)  # who sweeps goes by how long it has lain where it is
-            _settle(source, destination)
+            _settle(source, destination, _link)
+            source.unlink()
+        except FileExistsError:
+            source.unlink(missing_ok=True)
         except (FileNotFoundError, NotADirectoryError):
             if not destination.is_file():
                 raise ObjectMissing(f"there is no object {key}") from None
@@ -217,14 +220,19 @@ def _append(file: io.BufferedIOBase, digest: hashlib._Hash, chunk: bytes) -> Non
     digest.update(chunk)
 
 
-def _settle(source: Path, destination: Path) -> None:
+def _settle(source: Path, destination: Path, name: Callable[[Path, Path], object] = Path.replace) -> None:
     """Gives a whole file its name, durable in this order: its bytes, its name, the names of folders made for it."""
     _fsync(source)
     made = [folder for folder in destination.parents if not folder.exists()]
     destination.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(destination)
+    name(source, destination)
     for folder in (destination.parent, *(folder.parent for folder in made)):
         _fsync(folder)
+
+
+def _link(source: Path, destination: Path) -> None:
+    """A second name, which must not be taken: of all ways to move a file only this one never replaces another."""
+    os.link(source, destination)
 
 
 def _modified_at(path: Path) -> float:

@@ -115,6 +115,17 @@ async def test_a_second_write_replaces_the_first(objects: LocalObjects) -> None:
     assert b"".join([chunk async for chunk in objects.read("a")]) == b"two"
 
 
+async def test_what_was_moved_is_not_replaced_by_what_comes_later(objects: LocalObjects) -> None:
+    await objects.write("incoming/a", pieces(b"first"))
+    await objects.move("incoming/a", "assets/b")
+    await objects.write("incoming/a", pieces(b"second"))
+
+    await objects.move("incoming/a", "assets/b")
+
+    assert [chunk async for chunk in objects.read("assets/b")] == [b"first"]
+    assert await objects.stat("incoming/a") is None
+
+
 async def test_a_move_may_be_repeated(objects: LocalObjects) -> None:
     await objects.write("incoming/a", pieces(b"one"))
 
