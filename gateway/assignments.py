@@ -24,7 +24,10 @@ from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 from tunesmith.v1 import tune_pb2
 
 URL_SECONDS = 3600.0  # a signed URL's life
-PUTS = re.compile(r"lora\.safetensors|snapshots/\d{1,9}\.safetensors|samples/\d{1,9}-\d{1,4}\.png|losses\.jsonl")
+PUTS = re.compile(
+    r"lora\.safetensors|snapshots/\d{1,9}\.safetensors|samples/\d{1,9}-\d{1,4}\.png|losses\.jsonl",
+    re.ASCII,  # a digit of another script is none in a key
+)
 MESSAGE_LIMIT = 3_500_000  # bytes; gRPC's default limit is 4 MiB, and captions may fill it
 
 

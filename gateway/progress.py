@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from store import reports
+from gateway.breaches import breach
+from store import leases, reports
 from store.database import Database
 from store.errors import DatabaseAway
 from store.leases import LeaseRef
@@ -41,10 +42,20 @@ class ProgressBuffer:
         self.is_due = False
         self._phase: str | None = None
         self._step = 0
+        self._told = 0  # newest step with metrics
+        self._steps: int | None = None  # in all, by the tune's row; None until the first chunk
         self._metrics: list[dict[str, Any]] = []
 
     def note(self, progress: pb.Progress) -> None:
-        """Takes up a Progress."""
+        """Takes up a Progress.
+
+        Raises:
+            Refusal: Its steps go back.
+        """
+        for step in [metrics.step for metrics in progress.metrics]:
+            if step <= self._told:
+                raise breach(f"step {step} comes after step {self._told}")
+            self._told = step
         if progress.phase in tune_pb2.TunePhase.values() and progress.phase != tune_pb2.TUNE_PHASE_UNSPECIFIED:
             self._phase = tune_pb2.TunePhase.Name(progress.phase).removeprefix("TUNE_PHASE_").lower()
         self._step = max(self._step, progress.step)
@@ -75,7 +86,15 @@ class ProgressBuffer:
         self.is_due = True
 
     async def flush(self, database: Database, lease: LeaseRef) -> None:
-        """Stores what is due. Where that fails, it stays due."""
+        """Stores what is due. Where that fails, it stays due.
+
+        Raises:
+            Refusal: It has more steps than the tune.
+        """
+        if self._steps is None and (tune := await leases.is_current(database, lease)) is not None:
+            self._steps = tune.steps
+        if self._steps is not None and max(self._step, self._told) > self._steps:
+            raise breach(f"step {max(self._step, self._told)} of {self._steps}")
         if (chunk := self.take()) is None:
             return
         try:

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 BACKLOG = 2048  # messages; a trainer has at most 64 reports of an attempt under way
+BACKLOG_BYTES = 32 * 2**20  # of them all: a single message may have 4 MiB
 RETRY = 1.0  # seconds until the database or the object store is asked again
 
 
@@ -44,6 +45,7 @@ class Recorder:
         self._chunks = chunks
         self._perform = perform
         self._backlog: asyncio.Queue[pb.TrainerMessage] = asyncio.Queue(BACKLOG)
+        self._backlog_bytes = 0
 
     def put(self, message: pb.TrainerMessage) -> None:
         """Takes a message.
@@ -51,16 +53,17 @@ class Recorder:
         Raises:
             Refusal: The trainer sends more than it may have under way.
         """
-        try:
-            self._backlog.put_nowait(message)
-        except asyncio.QueueFull:
-            text = f"{BACKLOG} messages wait to be recorded"
-            raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REPORTS", text) from None
+        if self._backlog.full() or self._backlog_bytes > BACKLOG_BYTES:
+            text = f"{self._backlog.qsize()} messages wait to be recorded"
+            raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REPORTS", text)
+        self._backlog.put_nowait(message)
+        self._backlog_bytes += message.ByteSize()
 
     async def run(self) -> None:
         """Works until cancelled."""
         while True:
             message = await self._backlog.get()
+            self._backlog_bytes -= message.ByteSize()
             await until_it_works(partial(self._act, message))
 
     async def _act(self, message: pb.TrainerMessage) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 
 import grpc
 import structlog
 
 from gateway.assignments import incoming
+from gateway.breaches import contradiction
 from gateway.status import Refusal
 from store import leases, reports
 from store.database import Database
@@ -50,8 +50,31 @@ class Results:
         """Commits one report.
 
         Raises:
-            Refusal: It cannot be true: the trainer's build is at fault.
+            Refusal: It cannot be true: the trainer's build is at fault. The attempt has ended: it would only send the
+                same again, and another trainer may fare better.
         """
+        seq = getattr(message, message.WhichOneof("message") or "").report_seq
+        try:
+            tune = await leases.is_current(self._database, lease)
+            if tune is not None and seq > tune.reported_seq and (untrue := contradiction(message, tune)) is not None:
+                raise _untrue(untrue)
+            return await self._commit(lease, message)
+        except Refusal as refusal:
+            log.warning(f"A report cannot be true: {refusal.message}", action="report_untrue", tune_id=lease.tune_id)
+            details = f"The trainer's report cannot be true: {refusal.message}."
+            await reports.fail(
+                self._database,
+                lease,
+                seq,
+                refusal.reason,
+                details,
+                retryable=True,
+                crashed=False,
+                max_attempts=self._max_attempts,
+            )
+            raise
+
+    async def _commit(self, lease: LeaseRef, message: pb.TrainerMessage) -> Outcome:
         match message.WhichOneof("message"):
             case "event":
                 return await self._event(lease, message.event)
@@ -102,12 +125,8 @@ class Results:
 
     async def _recipe(self, lease: LeaseRef, event: pb.Event) -> Outcome:
         recipe = event.resolved_recipe
-        try:
-            is_object = isinstance(json.loads(recipe.json), dict)
-        except ValueError:
-            is_object = False
-        if not is_object or hashlib.sha256(recipe.json.encode()).hexdigest() != recipe.sha256:
-            raise _untrue("a resolved recipe is no JSON object, or does not have the SHA-256 that it claims")
+        if hashlib.sha256(recipe.json.encode()).hexdigest() != recipe.sha256:
+            raise _untrue("a resolved recipe does not have the SHA-256 that it claims")
         return await reports.record_recipe(self._database, lease, event.report_seq, recipe.json, recipe.sha256)
 
     async def _snapshot(self, lease: LeaseRef, ready: pb.SnapshotReady) -> Outcome:

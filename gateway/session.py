@@ -20,6 +20,7 @@ import grpc
 import structlog
 
 from gateway import assignments, protocol
+from gateway.breaches import legible
 from gateway.desk import Desk
 from gateway.progress import Chunks
 from gateway.protocol import Effect, GatewayEnd
@@ -144,7 +145,7 @@ class Session:
             await context.write(await self._outbox.get())
 
     async def _read(self, context: Context) -> None:
-        while (message := await context.read()) is not grpc.aio.EOF:
+        while (message := await legible(context.read())) is not grpc.aio.EOF:
             await self._received(message)
         raise _Over
 

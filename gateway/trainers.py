@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import structlog
 
-from gateway.breaches import breach, check
+from gateway.breaches import breach, check, legible
 from gateway.dispatch import Dispatcher
 from gateway.session import Context
 from gateway.status import Refusal
@@ -51,7 +51,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
 async def _hello(context: Context) -> pb.Hello:
     try:
         async with asyncio.timeout(HELLO_TIMEOUT):
-            message = await context.read()
+            message = await legible(context.read())
     except TimeoutError:
         text = f"no Hello within {HELLO_TIMEOUT:.0f} s"
         raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "NO_HELLO", text) from None

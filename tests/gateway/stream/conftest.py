@@ -27,6 +27,7 @@ from tunesmith.trainer.v1 import trainer_service_pb2_grpc
 
 ENGINE = "image/stable-diffusion-v1-5"
 LORA = b"the bytes of a lora"
+CONNECT = "/tunesmith.trainer.v1.TrainerService/Connect"
 
 
 class Trainer:
@@ -149,8 +150,9 @@ class Stage:
     async def call(self, gateway: Gateway, token: str) -> Any:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}")
         self.channels.append(channel)
-        stub: Any = trainer_service_pb2_grpc.TrainerServiceStub(channel)
-        return stub.Connect(metadata=(("authorization", f"Bearer {token}"),))
+        # Not by the stub: what a trainer writes may also be bytes that are no message.
+        connect: Any = channel.stream_stream(CONNECT, serialized, pb.GatewayMessage.FromString)
+        return connect(metadata=(("authorization", f"Bearer {token}"),))
 
     async def trainer(self, gateway: Gateway, name: str = "trainer-1", **hello: Any) -> Trainer:
         """A trainer that has said Hello; Welcome is still to be heard."""
@@ -235,6 +237,10 @@ class Stage:
             if gateway.database is not self.database:
                 await gateway.database.close()
         await self.database.close()
+
+
+def serialized(message: pb.TrainerMessage | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def finished(lease: pb.Lease, body: bytes = LORA, report_seq: int = 1) -> pb.Finished:
