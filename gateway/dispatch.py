@@ -1,7 +1,7 @@
 """Pairs queued tunes with idle slots of the trainers connected here. Called by the server; knows no HTTP, no torch.
 
 store ── "queue" ───> run ── claim ── Assign ──> session      who gets what is the store's; every 2 s without a wake-up
-      ── "cancel" ──> run ────────── Cancel ──> session
+      ── "cancel" ──> run ────────── Cancel ──> session      likewise
       ── "trainer" ─> run ── evicted? ────────> session
 clock ──────────────> run ── reap                             ends what is expired and cancelled or poisoned
 """
@@ -69,6 +69,7 @@ class Dispatcher:
             tasks.create_task(self._follow("queue", self._queued))
             tasks.create_task(self._follow("cancel", self._cancelled))
             tasks.create_task(self._follow("trainer", self._replaced))
+            tasks.create_task(self._poll_cancels())
             tasks.create_task(self._reap())
             tasks.create_task(self._say_goodbyes())
 
@@ -208,6 +209,17 @@ class Dispatcher:
     async def _cancelled(self, tune_id: str) -> None:
         for session in list(self._sessions.values()):
             await session.cancel(tune_id)
+
+    async def _poll_cancels(self) -> None:
+        """Beneath the wake-ups: the next beat would tell them too, but may be further off."""
+        while True:
+            await asyncio.sleep(self.desk.settings.poll_seconds)
+            if self._sessions:
+                await self._guard(self._tell_cancels)
+
+    async def _tell_cancels(self) -> None:
+        for tune_id in await leases.cancelled(self._database, list(self._sessions)):
+            await self._cancelled(tune_id)
 
     async def _replaced(self, trainer_id: str) -> None:
         if (session := self._sessions.get(trainer_id)) is not None:

@@ -28,6 +28,7 @@ __all__ = [
     "Renewal",
     "Snapshot",
     "accept",
+    "cancelled",
     "claim",
     "held",
     "holds",
@@ -126,6 +127,20 @@ _RENEW = (
     )
     .values(lease_expires_at=later(bindparam("seconds", type_=Float())))
     .returning(tunes.c.id, tunes.c.lease_epoch, tunes.c.cancel_requested_at)
+)
+
+
+async def cancelled(db: Database, trainer_ids: Sequence[str]) -> list[str]:
+    """Tunes that these trainers hold and that are to be cancelled: what a lost wake-up would have told."""
+    async with db.read() as connection:
+        rows = await connection.execute(_CANCELLED, {"trainers": list(trainer_ids)})
+        return [row.id for row in rows]
+
+
+_CANCELLED = select(tunes.c.id).where(  # by the partial index tunes_held
+    among(tunes.c.lease_trainer_id, "trainers"),
+    tunes.c.lease_expires_at.is_not(None),
+    tunes.c.cancel_requested_at.is_not(None),
 )
 
 

@@ -217,9 +217,9 @@ class Stage:
     async def tune(self, id: str) -> Tune:
         return await tunes.find(self.database, self.tenant, id)
 
-    async def until(self, id: str, state: TuneState) -> Tune:
-        """Waits for the wake-ups that the store sends of the tune."""
-        async with self.database.wakeups.subscribe("tune") as changes:
+    async def until(self, id: str, state: TuneState, through: Database | None = None) -> Tune:
+        """Waits for the wake-ups that the store sends of the tune, by the database that it is changed through."""
+        async with (through or self.database).wakeups.subscribe("tune") as changes:
             while True:
                 tune = await self.tune(id)
                 if tune.state is state:

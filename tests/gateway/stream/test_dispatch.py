@@ -189,6 +189,23 @@ async def test_cancel_reaches_the_trainer_at_once(stage: Stage) -> None:
     assert (await stage.tune(tune.id)).state is TuneState.CANCELLED
 
 
+async def test_polling_finds_a_tune_and_its_cancel_that_no_wake_up_told(stage: Stage) -> None:
+    await stage.gateway()
+    other = await stage.gateway(gateway_id="gateway-2")  # SQLite's wake-ups stay in one process's own database
+    trainer = await stage.trainer(other)
+    await trainer.hear("welcome")
+
+    tune = await stage.submit()
+    assign = await trainer.take()
+    await stage.until(tune.id, TuneState.RUNNING, through=other.database)
+    await tunes.cancel(stage.database, stage.tenant, tune.id)
+    cancel = await trainer.hear("cancel")
+
+    assert assign.lease.tune_id == tune.id
+    assert cancel.lease == assign.lease
+    assert trainer.beats == 0
+
+
 async def test_shutdown_sends_trainers_elsewhere(stage: Stage) -> None:
     gateway = await stage.gateway()
     trainer = await stage.trainer(gateway)
