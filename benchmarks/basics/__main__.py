@@ -13,12 +13,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmarks.basics import creation, footprint, latency, training
+from benchmarks.basics import creation, footprint, latency, training, wakeups
 
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "training": training.measure,
     "latency": latency.measure,
     "creation": creation.measure,
+    "wakeups": wakeups.measure,
     "footprint": footprint.measure,
 }
 
