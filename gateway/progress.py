@@ -91,6 +91,8 @@ class ProgressBuffer:
         Raises:
             Refusal: It has more steps than the tune.
         """
+        if not self.is_due:
+            return
         if self._steps is None and (tune := await leases.is_current(database, lease)) is not None:
             self._steps = tune.steps
         if self._steps is not None and max(self._step, self._told) > self._steps:

@@ -16,18 +16,18 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.servers.processes import descendants
+from tests.servers.processes import children, descendants
 from tests.servers.service import Client, Service
 
-LEASE = {"TUNESMITH_LEASE_SECONDS": "3", "TUNESMITH_HEARTBEAT_SECONDS": "0.5"}
+SOON = {"TUNESMITH_LEASE_SECONDS": "3", "TUNESMITH_HEARTBEAT_SECONDS": "0.5", "TUNESMITH_STEP_DEADLINE": "5"}
 MOMENTS = 10  # how often everything is killed
 LONGEST_LIFE = 25.0  # seconds; starting takes about the half of it
 
 
 @pytest.fixture
 def fragile(tmp_path: Path) -> Iterator[Service]:
-    """A service of one test's own, with a lease short enough to wait for."""
-    with Service(tmp_path / "service", environment=LEASE) as service:
+    """A service of one test's own, with a lease and a step's deadline short enough to wait for."""
+    with Service(tmp_path / "service", environment=SOON) as service:
         yield service
 
 
@@ -49,6 +49,39 @@ def test_trainer_killed_mid_tune_is_followed_by_another_attempt(fragile: Service
         events = client.get(f"/v1/tune/{tune['id']}/events:list", params={"limit": 1000}).json()["data"]
     attempts = [event["event"]["attempt"] for event in events if event["event"]["type"] == "status_changed"]
     assert max(attempts) == 2
+
+
+@pytest.mark.slow
+def test_engine_that_hangs_is_killed_and_its_tune_goes_on_from_the_newest_snapshot(
+    fragile: Service, pictures: list[Path]
+) -> None:
+    """Engine hangs: it is killed when its step is overdue; another attempt, from the newest snapshot."""
+    often = {"prior_preservation_weight": 0, "snapshot_every_seconds": 0.2}
+    with fragile.client() as client:
+        tune = client.tune("hung", [client.upload(pictures[0])], steps=120, hyperparameters=often)
+        snapshot = snapshot_of_a_steady_tune(client, tune["id"])
+
+        [engine] = children(fragile.ready["pids"]["trainer"][0])
+        os.kill(engine, signal.SIGSTOP)
+
+        ended = client.ended(tune["id"])
+        events = client.get(f"/v1/tune/{tune['id']}/events:list", params={"limit": 1000}).json()["data"]
+    steps = [step for event in events if event["event"]["type"] == "metrics" for step in event["event"]["steps"]]
+    assert ended["status"] == "succeeded"
+    assert "ENGINE_HUNG" in [event["event"].get("reason") for event in events]
+    assert next(step["step"] for step in steps if step["epoch"] == 2) > snapshot
+
+
+def snapshot_of_a_steady_tune(client: Client, tune_id: str) -> int:
+    """Waits for a snapshot, and until steps have a pace, by which a hang is told; returns the snapshot's step."""
+    snapshot, chunks = 0, 0
+    with contextlib.closing(client.events(tune_id)) as events:
+        for event in (each["event"] for each in events):
+            snapshot = snapshot or (event["step"] if event["type"] == "snapshot" else 0)
+            chunks += event["type"] == "metrics"
+            if snapshot and chunks >= 3:
+                break
+    return snapshot
 
 
 @pytest.mark.slow
@@ -82,10 +115,11 @@ def ended_after_restart(client: Client, tune_id: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killing_everything_at_ten_random_moments_loses_no_accepted_tune(tmp_path: Path, pictures: list[Path]) -> None:
+    """Everything dies: whatever was accepted ends all the same."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    service = Service(tmp_path / "service", environment=LEASE)
+    service = Service(tmp_path / "service", environment=SOON)
     accepted: list[str] = []
 
     for number in range(MOMENTS):

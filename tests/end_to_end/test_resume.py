@@ -49,6 +49,7 @@ def begun(client: Client, pictures: list[Path], name: str, **hyperparameters: fl
 def test_a_killed_tune_goes_on_from_its_snapshot_to_the_same_bytes(
     fragile: Service, pictures: list[Path], expected: str, victim: str
 ) -> None:
+    """Engine child dies, whole trainer dies: another attempt, from the newest snapshot."""
     with fragile.client() as client:
         tune = begun(client, pictures, "killed", **OFTEN)
         stored(client, tune, 2)
@@ -70,6 +71,7 @@ def test_a_killed_tune_goes_on_from_its_snapshot_to_the_same_bytes(
 def test_a_trainer_told_to_end_leaves_a_snapshot_and_not_a_step_is_repeated(
     fragile: Service, pictures: list[Path], expected: str
 ) -> None:
+    """Spot notice: a snapshot, and the tune is given back."""
     with fragile.client() as client:
         tune = begun(client, pictures, "left", **RARELY)
         until(client, tune, lambda event: bool(event["type"] == "metrics"))
@@ -88,6 +90,7 @@ def test_a_trainer_told_to_end_leaves_a_snapshot_and_not_a_step_is_repeated(
 def test_a_snapshot_with_a_flipped_byte_is_refused_and_the_one_before_it_used(
     fragile: Service, pictures: list[Path], expected: str
 ) -> None:
+    """Damaged snapshot: the one before it is used."""
     with fragile.client() as client:
         tune = begun(client, pictures, "spoilt", **OFTEN)
         stored(client, tune, 2)

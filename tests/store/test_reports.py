@@ -64,6 +64,7 @@ async def test_a_result_after_the_lease_has_ended_counts_where_nobody_has_claime
 
 
 async def test_a_cancel_that_commits_first_wins(world: World) -> None:
+    """Cancel races completion: the first commit wins."""
     claim = await world.running()
     await tunes.cancel(world.database, world.tenant.id, claim.tune.id)
 

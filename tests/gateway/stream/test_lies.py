@@ -130,6 +130,7 @@ def progress(lease: pb.Lease, metrics: list[pb.StepMetrics]) -> dict[str, pb.Pro
 
 @pytest.mark.parametrize("name", breaches(pb.Lease()))
 async def test_breach_of_the_protocol_cuts_the_trainer_off_and_no_tune_is_harmed(scene: Scene, name: str) -> None:
+    """A trainer lies: it is cut off with a status code."""
     lie = breaches(scene.own)[name]
 
     await (scene.liar.call.write(lie) if isinstance(lie, bytes) else scene.liar.say(**lie))

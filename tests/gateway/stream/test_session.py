@@ -27,6 +27,7 @@ async def test_welcome_says_lease_and_beat(stage: Stage) -> None:
 
 
 async def test_a_result_is_verified_moved_and_recorded_once(stage: Stage) -> None:
+    """Result sent twice: ALREADY_RECORDED."""
     gateway = await stage.gateway()
     tune = await stage.submit()
     trainer = await stage.trainer(gateway)
@@ -469,6 +470,7 @@ async def test_an_unknown_arm_is_ignored(stage: Stage) -> None:
 
 
 async def test_streams_outlive_the_database(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Database away: beats extend nothing and lose nothing, and the result is recorded afterwards."""
     gateway = await stage.gateway()
     tune = await stage.submit()
     trainer = await stage.trainer(gateway)
@@ -511,6 +513,7 @@ async def test_a_lease_that_ended_unclaimed_goes_on_with_the_next_beat(stage: St
 
 
 async def test_a_crash_is_tried_again_and_three_are_the_end(stage: Stage) -> None:
+    """The same tune kills trainers: FAILED."""
     gateway = await stage.gateway()
     tune = await stage.submit()
     trainer = await stage.trainer(gateway)

@@ -152,6 +152,8 @@ async def test_a_refused_url_is_replaced(
 async def test_a_full_disk_has_a_reason_of_its_own(
     downloads: Downloads, objects: FakeObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Disk full, bad download: Failed, and another trainer may do better."""
+
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -29,6 +29,7 @@ async def test_a_killed_engine_is_reported_at_once_as_a_crash(bench: Bench) -> N
 
 
 async def test_a_hung_engine_is_killed_by_the_step_deadline(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engine hangs: its process group is killed, and the attempt has crashed."""
     monkeypatch.setattr("trainer.supervisor.child.PHASE_DEADLINES", {"training": 0.3})
     _, stream = await welcomed(bench, step_deadline=0.3)
 
@@ -185,6 +186,7 @@ async def test_nothing_is_published_past_the_lease_until_it_is_extended(bench: B
 
 
 async def test_three_missed_acks_make_it_reconnect(bench: Bench) -> None:
+    """Half-open TCP: the gateway seems to be there, and says no more."""
     bench.start()
     stream = await bench.gateway.stream()
     await stream.welcome(heartbeat=0.05)  # and says no more
