@@ -322,13 +322,12 @@ class _Deadline:
         self._step_deadline = step_deadline
         self._ended = ended
         self._phase = "judging"
-        self._between: deque[float] = deque(maxlen=20)  # seconds between the last messages about steps
-        self._last_steps: float | None = None
+        self._paces: deque[float] = deque(maxlen=20)  # seconds that the steps of each of the last messages took
 
     def seconds(self) -> float:
         """From the last message on."""
-        if self._phase == "training" and self._between:
-            return max(self._step_deadline, STEP_FACTOR * statistics.median(self._between))
+        if self._phase == "training" and self._paces:
+            return max(self._step_deadline, STEP_FACTOR * statistics.median(self._paces))
         return max(self._step_deadline, PHASE_DEADLINES.get(self._phase, 600.0))
 
     def heard(self, message: TuneMessage) -> None:
@@ -336,10 +335,7 @@ class _Deadline:
         if isinstance(message, pipe.PhaseChanged):
             self._phase = message.phase
         elif isinstance(message, pipe.Stepped):
-            now = time.monotonic()
-            if self._last_steps is not None:
-                self._between.append(now - self._last_steps)
-            self._last_steps = now
+            self._paces.append(sum(line.seconds for line in message.steps))
 
     async def wait(self, heard: asyncio.Queue[TuneMessage | EngineDied]) -> TuneMessage | EngineDied:
         """The next message. Once the tune is told to stop, another clock counts.

@@ -29,8 +29,8 @@ async def test_a_killed_engine_is_reported_at_once_as_a_crash(bench: Bench) -> N
 
 
 async def test_a_hung_engine_is_killed_by_the_step_deadline(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engine hangs: its process group is killed, and the attempt has crashed."""
-    monkeypatch.setattr("trainer.supervisor.child.PHASE_DEADLINES", {"training": 0.3})
+    """Engine hangs: its process group is killed, and the attempt has crashed. One step is enough to go by."""
+    monkeypatch.setattr("trainer.supervisor.child.STEP_FACTOR", 2.0)
     _, stream = await welcomed(bench, step_deadline=0.3)
 
     await stream.say(assign=bench.assign("hangs"))
