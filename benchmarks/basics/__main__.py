@@ -13,13 +13,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmarks.basics import creation, footprint, latency, training, wakeups
+from benchmarks.basics import creation, footprint, latency, recovery, training, wakeups
 
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "training": training.measure,
     "latency": latency.measure,
     "creation": creation.measure,
     "wakeups": wakeups.measure,
+    "recovery": recovery.measure,
     "footprint": footprint.measure,
 }
 
