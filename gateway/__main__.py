@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 
@@ -16,6 +17,7 @@ import uvloop
 from gateway import config
 from gateway.config import ConfigError, Settings
 from gateway.server import Server
+from store import failpoints
 from store.errors import DatabaseAway
 
 log = structlog.get_logger(__name__)
@@ -26,10 +28,19 @@ def main() -> None:
     try:
         settings = config.read()
         set_up_log(settings)
+        arm_failpoints()
         uvloop.run(run(settings))
     except (ConfigError, DatabaseAway) as exc:
         print(f"tunesmith-gateway: {exc}", file=sys.stderr)
         sys.exit(2)
+
+
+def arm_failpoints() -> None:
+    """For tests that let a gateway fail on purpose, and for nothing else: so it is no setting."""
+    try:
+        failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
+    except ValueError as exc:
+        raise ConfigError(f"{failpoints.VARIABLE}: {exc}") from exc
 
 
 async def run(settings: Settings) -> None:

@@ -19,7 +19,7 @@ import structlog
 from gateway.assignments import incoming
 from gateway.breaches import contradiction
 from gateway.status import Refusal
-from store import leases, reports
+from store import failpoints, leases, reports
 from store.database import Database
 from store.leases import LeaseRef, Snapshot
 from store.objects import Objects
@@ -58,7 +58,7 @@ class Results:
             tune = await leases.is_current(self._database, lease)
             if tune is not None and seq > tune.reported_seq and (untrue := contradiction(message, tune)) is not None:
                 raise _untrue(untrue)
-            return await self._commit(lease, message)
+            outcome = await self._commit(lease, message)
         except Refusal as refusal:
             log.warning(f"A report cannot be true: {refusal.message}", action="report_untrue", tune_id=lease.tune_id)
             details = f"The trainer's report cannot be true: {refusal.message}."
@@ -73,6 +73,8 @@ class Results:
                 max_attempts=self._max_attempts,
             )
             raise
+        await failpoints.reach("report.recorded")
+        return outcome
 
     async def _commit(self, lease: LeaseRef, message: pb.TrainerMessage) -> Outcome:
         match message.WhichOneof("message"):
@@ -200,10 +202,12 @@ class Results:
                 await self._objects.move(source, key)
             except ObjectMissing:
                 return TAKEN
+            await failpoints.reach("object.moved")
         try:
             sha256, size = await self._objects.hash(key)
         except ObjectMissing:  # swept: the lease has just been lost, and the fence will say so
             return TAKEN
+        await failpoints.reach("object.hashed")
         if (sha256, size) == (uploaded.sha256, uploaded.size_bytes):
             return None
         await self._objects.delete(key)

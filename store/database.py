@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,7 +25,7 @@ from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from store import migrations
+from store import failpoints, migrations
 from store.errors import DatabaseAway
 from store.groups import GroupCommit
 from store.postgres import BeatConnection, PostgresConnection, patient
@@ -147,35 +148,42 @@ class Database:
                     yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
-        """A transaction, committed at the end. Waits its turn before it takes a connection."""
-        async with self._writes.turn():
-            transaction = None
-            with _away():
-                async with self._writer.begin() as connection:
-                    transaction = Transaction(connection)
-                    yield transaction
+    async def write(self, name: str | None = None) -> AsyncIterator[Transaction]:
+        """A transaction, committed at the end. Waits its turn before it takes a connection.
+
+        `name`: that of its failpoints (see failpoints.py), where it has some.
+        """
+        async with self._writes.turn(), self._transaction(self._writer, name) as transaction:
+            yield transaction
         self._publish(transaction)
 
     @asynccontextmanager
-    async def beat(self) -> AsyncIterator[Transaction]:
+    async def beat(self, name: str | None = None) -> AsyncIterator[Transaction]:
         """As write(), by a connection of its own and ahead of all writes: heartbeats and fences, so that a burst of
         callers never costs a lease.
         """
-        async with self._beats.turn(urgent=True):
-            transaction = None
-            with _away():
-                async with self._beater.begin() as connection:
-                    transaction = Transaction(connection)
-                    yield transaction
+        async with self._beats.turn(urgent=True), self._transaction(self._beater, name) as transaction:
+            yield transaction
         self._publish(transaction)
 
+    @asynccontextmanager
+    async def _transaction(self, engine: AsyncEngine, name: str | None) -> AsyncIterator[Transaction]:
+        with _away():
+            async with engine.begin() as connection:
+                yield Transaction(connection)
+                if name is not None:
+                    await failpoints.reach(f"{name}.before")
+            if name is not None:
+                await failpoints.reach(f"{name}.committed")
+
     def group(
-        self, work: Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
+        self, name: str, work: Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
     ) -> GroupCommit[Item, Result, Transaction]:
-        """The group in which `work`'s items are committed together (see groups.py); one for each function."""
+        """The group in which `work`'s items are committed together (see groups.py), by write(name); one for each
+        function.
+        """
         if work not in self._groups:
-            self._groups[work] = GroupCommit(self.write, work)
+            self._groups[work] = GroupCommit(partial(self.write, name), work)
         return cast("GroupCommit[Item, Result, Transaction]", self._groups[work])
 
     async def close(self) -> None:
@@ -197,9 +205,7 @@ class Database:
         """SQLite's clock, microseconds since 1970: called by SQL as tunesmith_now()."""
         return int((time.time() + self._moved) * 1e6)
 
-    def _publish(self, transaction: Transaction | None) -> None:
-        if transaction is None:
-            return
+    def _publish(self, transaction: Transaction) -> None:
         for topic, id in transaction.wakeups:
             self.wakeups.publish(topic, id)
         for state, engine in transaction.ended:

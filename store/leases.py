@@ -46,7 +46,7 @@ async def claim(db: Database, offer: Offer, lease_seconds: float) -> Claim | Non
     Ends on its way what it finds cancelled, poisoned or without pictures.
     """
     while True:
-        async with db.write() as transaction:
+        async with db.write("claim") as transaction:
             found = await take(transaction, offer, lease_seconds)
         if not isinstance(found, Tune):  # a tune: it has been ended instead, so look again
             return found
@@ -54,7 +54,7 @@ async def claim(db: Database, offer: Offer, lease_seconds: float) -> Claim | Non
 
 async def accept(db: Database, lease: LeaseRef) -> bool:
     """The trainer has taken it: RUNNING. False: the lease is no longer its. Safe to repeat."""
-    async with db.beat() as transaction:
+    async with db.beat("accept") as transaction:
         tune = await held(transaction, lease)
         if tune is not None and tune.state is TuneState.ASSIGNED:
             attempt = tune.attempts + 1
@@ -67,7 +67,7 @@ async def withdraw(db: Database, lease: LeaseRef, reason: str, details: str = ""
     """The assignment was rejected, or not accepted in time: back to the queue; costs no attempt. False: stale, or it
     was accepted after all.
     """
-    async with db.beat() as transaction:
+    async with db.beat("withdraw") as transaction:
         tune = await held(transaction, lease)
         if tune is None or tune.state is not TuneState.ASSIGNED:
             return False
@@ -106,7 +106,7 @@ async def renew(db: Database, trainer_id: str, held: Sequence[LeaseRef], lease_s
     wanted = {"trainer": trainer_id, "seconds": lease_seconds, "refs": [f"{ref.tune_id}:{ref.epoch}" for ref in held]}
     rows: dict[tuple[str, int], bool] = {}
     if held:
-        async with db.beat() as transaction:
+        async with db.beat("renew") as transaction:
             result = await transaction.execute(_RENEW, wanted)
             rows = {(row.id, row.lease_epoch): row.cancel_requested_at is not None for row in result}
     extended = [ref for ref in held if (ref.tune_id, ref.epoch) in rows and ref.trainer_id == trainer_id]
@@ -155,7 +155,7 @@ async def restate(
     """
     stated = {(each.lease.tune_id, each.lease.epoch): each for each in held if each.lease.trainer_id == trainer_id}
     actions = dict.fromkeys((each.lease for each in held), HeldAction.ABORT)
-    async with db.beat() as transaction:
+    async with db.beat("restate") as transaction:
         rows = (await transaction.execute(_HELD, {"trainer": trainer_id})).all()
         for tune, age in [(record(Tune, row), row.now - row.lease_claimed_at) for row in rows]:
             known = stated.get((tune.id, tune.lease_epoch))
@@ -188,7 +188,7 @@ async def reap(db: Database, lease_seconds: float) -> int:
     lease passes before any lease counts as ended.
     """
     ended = 0
-    async with db.beat() as transaction:
+    async with db.beat("reap") as transaction:
         await transaction.execute(_ALIVE, {"silence": -lease_seconds * SILENCE, "lease": lease_seconds})
         rows = await transaction.execute(_DOOMED, {"silence": -lease_seconds * SILENCE})
         for tune in [record(Tune, row) for row in rows]:

@@ -60,7 +60,7 @@ async def record_progress(
 
     `phase`: TunePhase's lower-case name, such as "training". `metrics`: step, loss, learning_rate, steps_per_second.
     """
-    async with db.write() as transaction:
+    async with db.write("progress") as transaction:
         tune = await held(transaction, lease)
         if tune is None:
             return False
@@ -82,7 +82,7 @@ async def record_progress(
 async def record_event(db: Database, lease: LeaseRef, report_seq: int, kind: str, body: dict[str, Any]) -> Outcome:
     """Appends to the log. A refused picture's verdict also goes into the tune's result."""
     assert kind in KINDS, f"{kind!r} is no arm of TuneEventBody"
-    async with db.write() as transaction:
+    async with db.write("event") as transaction:
         tune = await _reported(transaction, lease, report_seq)
         if isinstance(tune, Outcome):
             return tune
@@ -103,7 +103,7 @@ def _left_out(verdict: dict[str, Any]) -> str:
 
 async def record_recipe(db: Database, lease: LeaseRef, report_seq: int, recipe_json: str, sha256: str) -> Outcome:
     """Keeps what the first attempt fixed, byte for byte. A later one changes nothing: the first stays."""
-    async with db.write() as transaction:
+    async with db.write("recipe") as transaction:
         tune = await _reported(transaction, lease, report_seq)
         if isinstance(tune, Outcome):
             return tune
@@ -122,7 +122,7 @@ async def record_snapshot(
     """Keeps a place to go on from beside the one before it, and forgives the crashes before it. An older one than what
     is kept changes nothing. Also returns the key of an object that is not needed any more.
     """
-    async with db.write() as transaction:
+    async with db.write("snapshot") as transaction:
         tune = await _reported(transaction, lease, report_seq)
         if isinstance(tune, Outcome):
             return tune, None
@@ -160,7 +160,7 @@ async def finish(db: Database, lease: LeaseRef, report_seq: int, result: LoraRes
     Where a cancel was committed first, the tune is CANCELLED, the answer is (RECORDED, None), and the object is the
     sweeper's.
     """
-    async with db.write() as transaction:
+    async with db.write("finish") as transaction:
         tune = await _reported(transaction, lease, report_seq)
         if tune is Outcome.ALREADY_RECORDED:
             ended = await lock(transaction, lease.tune_id)
@@ -220,7 +220,7 @@ async def fail(
     A crash counts towards the limit, and so does a retryable failure: neither goes round for ever. A snapshot that was
     refused is no fault of the tune's: the next attempt goes on from the one before it, and there are two at most.
     """
-    async with db.write() as transaction:
+    async with db.write("fail") as transaction:
         tune = await _reported(transaction, lease, report_seq)
         if isinstance(tune, Outcome):
             return tune
@@ -258,7 +258,7 @@ async def give_back(db: Database, lease: LeaseRef, report_seq: int, step: int) -
 
 
 async def _let_go(db: Database, lease: LeaseRef, report_seq: int, step: int, reason: str) -> Outcome:
-    async with db.write() as transaction:
+    async with db.write("let_go") as transaction:
         tune = await _reported(transaction, lease, report_seq)
         if isinstance(tune, Outcome):
             return tune

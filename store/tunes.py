@@ -73,7 +73,7 @@ async def submit(db: Database, new: NewTune) -> Submitted:
     they say. The same request_id with the same hash, or without one the same name and hash within ten minutes, gives
     the earlier tune.
     """
-    return await db.group(write_submissions).commit(new)
+    return await db.group("submit", write_submissions).commit(new)
 
 
 async def check(db: Database, new: NewTune) -> Tune:
@@ -123,7 +123,7 @@ async def cancel(db: Database, tenant_id: str, tune_id: str) -> Tune:
 
     NotFound: none of the tenant's that lives.
     """
-    async with db.write() as transaction:
+    async with db.write("cancel") as transaction:
         return await _cancel(transaction, await _owned(transaction, tenant_id, tune_id))
 
 

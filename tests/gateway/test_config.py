@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway import config
+from gateway.__main__ import arm_failpoints
 from gateway.config import Address, ConfigError
 
 GOOD = {
@@ -97,3 +98,10 @@ def test_misspelt_key_is_found_and_a_trainers_is_left_alone() -> None:
 @pytest.mark.parametrize("text", ["127.0.0.1:8080", "[::1]:50051", "gateway.example:0"])
 def test_address_is_written_as_it_was_read(text: str) -> None:
     assert str(Address.parse(text)) == text
+
+
+def test_misspelt_failpoint_ends_the_start_and_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_FAILPOINTS", "claim.after=kill")
+
+    with pytest.raises(ConfigError, match=r"TUNESMITH_FAILPOINTS: claim\.after is no failpoint"):
+        arm_failpoints()
