@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 
@@ -13,9 +14,9 @@ class Backoff:
         self._most = most
         self._tries = 0
 
-    def next(self) -> float:
-        """The next wait, seconds."""
-        ceiling = min(self._most, self._first * 2.0**self._tries)
+    def next(self, most: float = math.inf) -> float:
+        """The next wait, seconds; at most `most`, where this one has less time than others."""
+        ceiling = min(self._most, most, self._first * 2.0**self._tries)
         self._tries = min(self._tries + 1, 32)
         return ceiling * random.uniform(0.5, 1.0)  # noqa: S311  (jitter, no secret)
 

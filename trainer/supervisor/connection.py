@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from trainer.supervisor.session import End, Session
 log = structlog.get_logger()
 
 STEADY = 30.0  # seconds of a stream after which its end counts as the first again
+TRIES = 6  # in the time of a lease at the least: each of several gateways gets one before the lease ends
 
 OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
@@ -48,12 +50,20 @@ class Connection:
         session: Makes a session for a new stream.
         holds_work: Whether any attempt is held: then not even a refusal ends the process, for a person may mend it
             before the lease ends, and training that is under way goes on.
+        lease_seconds: Length of a lease; 0 before a gateway has said it.
     """
 
-    def __init__(self, settings: Settings, session: Callable[[], Session], holds_work: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        session: Callable[[], Session],
+        holds_work: Callable[[], bool],
+        lease_seconds: Callable[[], float],
+    ) -> None:
         self._settings = settings
         self._session = session
         self._holds_work = holds_work
+        self._lease_seconds = lease_seconds
         self._leaving = False
 
     def leave(self) -> None:
@@ -80,7 +90,7 @@ class Connection:
             self._judge(end)
             if end.welcomed and (end.redirected or time.monotonic() - started > STEADY):
                 backoff.reset()
-            await asyncio.sleep(backoff.next() if not _is_fault_of_ours(end) else self._long_wait())
+            await asyncio.sleep(backoff.next(self._longest_wait()) if not _is_fault_of_ours(end) else _long_wait())
 
     def _judge(self, end: End) -> None:
         if end.code == grpc.StatusCode.ALREADY_EXISTS:
@@ -88,8 +98,9 @@ class Connection:
         if end.code in REFUSALS and not self._holds_work():
             raise Refused(f"{end.code.name}: {end.details}")
 
-    def _long_wait(self) -> float:
-        return random.uniform(10.0, 30.0)  # noqa: S311  (jitter, no secret)
+    def _longest_wait(self) -> float:
+        """However many streams have failed, there are some tries left before a lease ends."""
+        return self._lease_seconds() / TRIES if self._lease_seconds() > 0 else math.inf
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         if self._settings.is_plaintext(address):
@@ -100,6 +111,10 @@ class Connection:
             certificate_chain=_bytes(self._settings.tls_certificate),
         )
         return grpc.aio.secure_channel(address, credentials, options=OPTIONS)
+
+
+def _long_wait() -> float:
+    return random.uniform(10.0, 30.0)  # noqa: S311  (jitter, no secret)
 
 
 def _is_fault_of_ours(end: End) -> bool:

@@ -50,7 +50,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._held: dict[Lease, _Held] = {}
-        self._length = 0.0  # seconds; Welcome says it
+        self.length = 0.0  # seconds; Welcome says it
         self._beats: dict[int, tuple[float, frozenset[Lease]]] = {}  # of this stream, not yet acknowledged
         self._last_beat = 0
 
@@ -109,7 +109,7 @@ class Leases:
 
     def welcomed(self, welcome: pb.Welcome, hello_sent: float) -> dict[Lease, pb.HeldAction.ValueType]:
         """What becomes of each attempt that Hello restated. One that Welcome leaves out is lost."""
-        self._length = welcome.lease.ToTimedelta().total_seconds()
+        self.length = welcome.lease.ToTimedelta().total_seconds()
         self._beats.clear()
         self._last_beat = 0
         said = {Lease.of(verdict.lease): verdict.action for verdict in welcome.held}
@@ -143,4 +143,4 @@ class Leases:
     def _extend(self, leases: Iterable[Lease], sent: float) -> None:
         for lease in leases:
             if (held := self._held.get(lease)) is not None:
-                held.trusted_until = max(held.trusted_until, sent + self._length * (1 - MARGIN))
+                held.trusted_until = max(held.trusted_until, sent + self.length * (1 - MARGIN))

@@ -56,6 +56,7 @@ class Supervisor:
             settings,
             session=lambda: Session(self.workbench, settings.trainer_token),
             holds_work=lambda: len(self.workbench.leases) > 0,
+            lease_seconds=lambda: self.workbench.leases.length,
         )
         self._engine_seen = asyncio.Event()
 
