@@ -63,7 +63,7 @@ class Tools:
     """The operator's own builtin checkpoints."""
     fresh_url: Callable[[Lease, str], Awaitable[str]]
     """Asks the gateway for a signed GET; raises LeaseLost."""
-    upload: Callable[[Lease, str, Path], Awaitable[None]]
+    upload: Callable[[Lease, str, Path], Awaitable[float]]
     """Puts a file under a name of the attempt's own, however long that takes; raises LeaseLost, UrlRefused."""
     parting: float
     """Seconds for the last snapshot's upload where this process leaves."""

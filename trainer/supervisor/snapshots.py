@@ -8,7 +8,6 @@ there when the attempt ends is of no use to anyone and dropped; but a trainer th
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -27,12 +26,12 @@ class Snapshots:
 
     def __init__(
         self,
-        upload: Callable[[str, Path], Awaitable[None]],
+        upload: Callable[[str, Path], Awaitable[float]],
         report: Callable[[Snapshotted, str], Awaitable[None]],
         uploaded: Callable[[float], None],
     ) -> None:
-        """upload: puts a file under a name, however long that takes. report: of a snapshot and its name. uploaded: is
-        told the seconds that each took, also where nothing came of it.
+        """upload: puts a file under a name, however long that takes; returns the seconds that it took of the network.
+        report: of a snapshot and its name. uploaded: is told these seconds of each, 0 where nothing came of it.
         """
         self._upload = upload
         self._report = report
@@ -62,18 +61,20 @@ class Snapshots:
     async def _run(self) -> None:
         while (taken := self._newest) is not None:
             self._newest = None
-            started = time.monotonic()
-            await self._put(taken)
+            seconds = await self._put(taken)
             await asyncio.to_thread(Path(taken.path).unlink, missing_ok=True)
-            self._uploaded(time.monotonic() - started)
+            self._uploaded(seconds)
 
-    async def _put(self, taken: Snapshotted) -> None:
+    async def _put(self, taken: Snapshotted) -> float:
         name = f"snapshots/{taken.step}.safetensors"
         try:
-            await self._upload(name, Path(taken.path))
+            seconds = await self._upload(name, Path(taken.path))
             await self._report(taken, name)
         except LeaseLost:
             log.info("A snapshot is of no use: its lease is lost", tune_id=taken.tune_id, step=taken.step)
         except (UrlRefused, OSError, httpx.InvalidURL) as exc:
             # It costs the steps since the one before, should the trainer be lost; not the tune.
             log.error("A snapshot cannot be uploaded", tune_id=taken.tune_id, step=taken.step, why=str(exc))
+        else:
+            return seconds
+        return 0.0

@@ -277,8 +277,8 @@ class Workbench:
         self._end.uploaded(report)
         self._stir()
 
-    async def _put(self, lease: Lease, name: str, path: Path) -> None:
-        await upload(self._client, path, lambda: self._urls.ask(lease, pb.METHOD_PUT, name))
+    async def _put(self, lease: Lease, name: str, path: Path) -> float:
+        return await upload(self._client, path, lambda: self._urls.ask(lease, pb.METHOD_PUT, name))
 
     # Small things
 

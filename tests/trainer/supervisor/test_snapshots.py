@@ -2,11 +2,14 @@
 
 import asyncio
 import hashlib
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.trainer.supervisor.conftest import Bench, first_step, signed, welcomed
 from tests.trainer.supervisor.fake_gateway import Stream
+from trainer.supervisor.uploads import upload
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
 
@@ -130,3 +133,30 @@ async def snapshot_of(bench: Bench, stream: Stream) -> pb.SnapshotReady:
     await stream.say(urls=signed(bench, await stream.hear("url_request")))
     ready: pb.SnapshotReady = await stream.hear("snapshot_ready")
     return ready
+
+
+async def test_waiting_for_a_gateway_or_a_store_does_not_count_as_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    answers = [503, 200]
+    monkeypatch.setattr("trainer.supervisor.uploads.Backoff.next", lambda self: 0.0)
+    monkeypatch.setattr("trainer.supervisor.uploads.time.monotonic", lambda: clock)
+    file = tmp_path / "snapshot"
+    file.write_bytes(b"bytes")
+
+    async def wait_long_for_a_url() -> str:
+        nonlocal clock
+        clock += 100
+        return "http://store/snapshot"
+
+    async def take(request: httpx.Request) -> httpx.Response:
+        nonlocal clock
+        await request.aread()
+        clock += 2
+        return httpx.Response(answers.pop(0))
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(take)) as client:
+        seconds = await upload(client, file, wait_long_for_a_url)
+
+    assert seconds == 2
