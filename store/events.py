@@ -44,6 +44,21 @@ def status_changed(state: TuneState, reason: str, details: str = "", attempt: in
     return "status_changed", {"status": state.public, "details": details, "reason": reason, "attempt": attempt}
 
 
+async def newest_step(transaction: Transaction, tune_id: str, epoch: int) -> int:
+    """The last step whose metrics stand in the epoch's log; 0: none does."""
+    body = (await transaction.execute(_NEWEST_METRICS, {"tune": tune_id, "of_epoch": epoch})).scalar_one_or_none()
+    return 0 if body is None else int(body["steps"][-1]["step"])
+
+
+#: By the primary key, backwards: few entries lie behind the newest metrics.
+_NEWEST_METRICS = (
+    select(events.c.body)
+    .where(events.c.tune_id == bindparam("tune"), events.c.epoch == bindparam("of_epoch"), events.c.kind == "metrics")
+    .order_by(events.c.seq.desc())
+    .limit(1)
+)
+
+
 async def append(transaction: Transaction, tune: Tune, entries: Sequence[Entry]) -> None:
     """Writes the entries and wakes the tune's watchers. `tune.event_seq` counts them already, under the row's lock."""
     first = tune.event_seq - len(entries) + 1

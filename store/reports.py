@@ -14,7 +14,7 @@ from store.assets import described, insert_asset
 from store.attempts import LeaseRef, Snapshot, newest_snapshot
 from store.database import Database, Transaction
 from store.dialect import now
-from store.events import KINDS, Entry, status_changed
+from store.events import KINDS, Entry, newest_step, status_changed
 from store.leases import held, holds
 from store.moves import POISON_LIMIT, change, end_attempt, lock, move
 from store.states import LEASED, TuneState
@@ -59,11 +59,16 @@ async def record_progress(
     """Stores phase and step, and the metrics as one event: to be called with a chunk, not with each step. False: stale.
 
     `phase`: TunePhase's lower-case name, such as "training". `metrics`: step, loss, learning_rate, steps_per_second.
+    Of these what is not newer than the epoch's log is left out: its commit was thought to have failed, or the trainer
+    has told another gateway more while this one hung.
     """
     async with db.write("progress") as transaction:
         tune = await held(transaction, lease)
         if tune is None:
             return False
+        if metrics and metrics[0]["step"] <= tune.step:  # told before, or a snapshot was quicker
+            newest_told = await newest_step(transaction, lease.tune_id, lease.epoch)
+            metrics = [each for each in metrics if each["step"] > newest_told]
         entries: list[Entry] = []
         if metrics:
             entries.append(("metrics", {"steps": [{**each, "epoch": lease.epoch} for each in metrics]}))

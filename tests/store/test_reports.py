@@ -289,3 +289,18 @@ async def test_a_lease_that_never_was_is_stale(world: World) -> None:
     assert await reports.give_back(world.database, nobody, 1, 0) is Outcome.STALE
     with pytest.raises(AssertionError):
         await reports.record_event(world.database, nobody, 1, "gossip", {})
+
+
+async def test_metrics_that_come_twice_or_late_are_told_once_and_in_order(world: World) -> None:
+    claim = await world.running()
+    told = [{"step": step, "loss": 0.5} for step in range(1, 7)]
+    await reports.record_progress(world.database, claim.lease, "training", 2, told[:2])
+
+    await reports.record_progress(world.database, claim.lease, "training", 4, told[:4])  # the first commit seemed lost
+    await reports.record_snapshot(world.database, claim.lease, 1, Snapshot("snapshots/x", 6, "d" * 64, 9))
+    await reports.record_progress(world.database, claim.lease, "training", 3, told[2:3])  # of a gateway that hung
+    await reports.record_progress(world.database, claim.lease, "training", 6, told[4:])
+
+    log = await events.list_events(world.database, claim.tune.id)
+    steps = [[each["step"] for each in entry.body["steps"]] for entry in log if entry.kind == "metrics"]
+    assert steps == [[1, 2], [3, 4], [5, 6]]
