@@ -16,10 +16,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tests.chaos.history import TERMINAL, Attempt, History, Tune, attempts
+from tests.chaos.history import SNAPSHOT_REFUSED, TERMINAL, Attempt, History, Tune, attempts, newest_snapshots
 
 #: Objects of attempts; those of uploads by callers are not chaos' own.
 OF_ATTEMPTS = ("incoming/tune_", "loras/", "snapshots/")
+#: A chaos run asks for good tunes only. One may fail all the same where it was at hand whenever something was killed.
+POISONED = "attempts ended badly with no newer snapshot between them"
 
 
 def violations(history: History) -> list[str]:
@@ -58,6 +60,8 @@ def _end(tune: Tune) -> Iterator[str]:
         yield f"{tune.id} is {tune.state}, and its log tells of {told}"
     if ends and ends[0] is not tune.log[-1]:
         yield f"{tune.id}: its log goes on after its end"
+    if ends and told == ["failed"] and POISONED not in ends[0].body["details"]:
+        yield f"{tune.id} has failed, and nothing was wrong with it: {ends[0].reason}, {ends[0].body['details']}"
 
 
 # 2
@@ -81,19 +85,18 @@ def _steps(tune: Tune) -> Iterator[str]:
             if after <= before:
                 yield f"{tune.id}: step {after} follows step {before} in epoch {attempt.epoch}"
         yield from _beginning(tune, attempt)
-    snapshots = [entry.body["step"] for entry in tune.log if entry.kind == "snapshot"]
-    refused = any(attempt.refused_its_snapshot for attempt in attempts(tune))
-    if not refused and any(after <= before for before, after in pairwise(snapshots)):
-        yield f"{tune.id}: its snapshots have the steps {snapshots}"
+    for entry, newest in zip(tune.log, newest_snapshots(tune.log), strict=True):
+        if entry.kind == "snapshot" and entry.body["step"] <= newest:
+            yield f"{tune.id}: a snapshot of step {entry.body['step']} follows one of step {newest}"
+        if entry.reason == SNAPSHOT_REFUSED:
+            yield f"{tune.id}: its snapshot of step {newest} was refused, and nothing had damaged it"
 
 
 def _beginning(tune: Tune, attempt: Attempt) -> Iterator[str]:
     """What is heard of an attempt is a part of it, for Progress may be lost; but none of it lies before its
     beginning.
     """
-    if not attempt.steps or attempt.steps[0] > attempt.snapshot_step:
-        return
-    if not attempt.refused_its_snapshot:
+    if attempt.steps and attempt.steps[0] <= attempt.snapshot_step:
         where = f"epoch {attempt.epoch} repeats step {attempt.steps[0]}"
         yield f"{tune.id}: {where}, and had the snapshot of step {attempt.snapshot_step}"
 

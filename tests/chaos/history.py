@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TERMINAL = ("succeeded", "failed", "cancelled")
+SNAPSHOT_REFUSED = "SNAPSHOT_REFUSED"
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,14 @@ class Attempt:
 
     epoch: int
     snapshot_step: int
-    """That of the newest snapshot when it was claimed; 0: there was none."""
-    snapshots: frozenset[int]
-    """Steps of all snapshots before it, and 0: where it may begin if the newest is refused."""
-    log: Sequence[Entry]
+    """That of the snapshot from which it was to go on; 0: from the beginning."""
+    log: list[Entry]
     """From its claim to the next."""
 
     @property
     def steps(self) -> list[int]:
         """Those it has reported, in that order."""
         return [step["step"] for entry in self.log if entry.kind == "metrics" for step in entry.body["steps"]]
-
-    @property
-    def refused_its_snapshot(self) -> bool:
-        """Whether it said that it cannot begin from there."""
-        return any("SNAPSHOT" in entry.reason for entry in self.log)
 
     @property
     def is_resumed(self) -> bool:
@@ -138,21 +132,26 @@ class History:
 def attempts(tune: Tune) -> list[Attempt]:
     """Its epochs in order. An epoch's log begins with what the claim itself has written."""
     found: list[Attempt] = []
-    snapshots = [0]
-    begun: list[Entry] = []
-    epoch = 0
-    known = 0, frozenset({0})
-    for entry in tune.log:
-        if entry.epoch != epoch:
-            if epoch > 0:
-                found.append(Attempt(epoch, *known, begun))
-            epoch, begun, known = entry.epoch, [], (snapshots[-1], frozenset(snapshots))
-        begun.append(entry)
-        if entry.kind == "snapshot":
-            snapshots.append(int(entry.body["step"]))
-    if epoch > 0:
-        found.append(Attempt(epoch, *known, begun))
+    for entry, newest in zip(tune.log, newest_snapshots(tune.log), strict=True):
+        if entry.epoch == 0:
+            continue
+        if not found or entry.epoch != found[-1].epoch:
+            found.append(Attempt(entry.epoch, newest, []))
+        found[-1].log.append(entry)
     return found
+
+
+def newest_snapshots(log: Sequence[Entry]) -> list[int]:
+    """For each entry the step of the snapshot that an attempt begun just then would go on from; 0: there is none."""
+    steps = []
+    newest, earlier = 0, 0
+    for entry in log:
+        steps.append(newest)
+        if entry.kind == "snapshot":
+            newest, earlier = int(entry.body["step"]), newest
+        elif entry.reason == SNAPSHOT_REFUSED:  # it has proved damaged: the one before it has its place
+            newest, earlier = earlier, 0
+    return steps
 
 
 def repeated(tune: Tune) -> int:

@@ -42,5 +42,5 @@ def _tune(row: Any, log: list[Entry]) -> Tune:
         tenant_id=row.tenant_id,
         request_id=row.request_id,
         output_lora_ids=row.output_lora_ids,
-        snapshot_keys=[row.snapshot_key] if row.snapshot_key else [],
+        snapshot_keys=[key for key in (row.snapshot_key, (row.earlier_snapshot or {}).get("object_key")) if key],
     )

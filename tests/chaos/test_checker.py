@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.checker import violations
+from tests.chaos.checker import POISONED, violations
 from tests.chaos.history import Content, Entry, History, Lora, Tenant, Tune, attempts, repeated
 
 LORA = Lora("asset_1", "tune_1", "ready", "loras/tune_1/2/aa.safetensors", "aa", 10)
 
 
-def moved(epoch: int, status: str, reason: str) -> Entry:
-    return Entry(0, epoch, "status_changed", {"status": status, "reason": reason})
+def moved(epoch: int, status: str, reason: str, details: str = "") -> Entry:
+    return Entry(0, epoch, "status_changed", {"status": status, "reason": reason, "details": details})
 
 
 def stepped(epoch: int, *steps: int) -> Entry:
@@ -97,11 +97,11 @@ def test_attempts_are_told_by_the_log() -> None:
     assert repeated(tune()) == 2
 
 
-def test_attempt_that_says_that_it_refused_its_snapshot_may_begin_before_it() -> None:
-    refusal = Entry(0, 2, "warning", {"reason": "SNAPSHOT_REFUSED"})
-    log = [*DISTURBED[:9], refusal, stepped(2, 1, 2, 3, 4, 5, 6), DISTURBED[-1]]
+def test_attempt_after_a_refused_snapshot_goes_on_from_the_one_before_it() -> None:
+    refused = moved(2, "pending", "SNAPSHOT_REFUSED")
+    log = [*DISTURBED[:4], kept(1, 2), *DISTURBED[4:9], refused, moved(3, "pending", "ASSIGNED"), stepped(3, 3, 4, 5)]
 
-    assert violations(history(tune(log))) == []
+    assert [attempt.snapshot_step for attempt in attempts(tune(log))] == [0, 3, 2]
 
 
 def test_cancelled_tune_without_a_lora_is_well() -> None:
@@ -113,7 +113,7 @@ def test_cancelled_tune_without_a_lora_is_well() -> None:
 
 
 def test_failed_tune_keeps_its_snapshot_and_nothing_else() -> None:
-    log = [*DISTURBED[:10], moved(2, "failed", "ENGINE_DIED")]
+    log = [*DISTURBED[:10], moved(2, "failed", "ENGINE_DIED", POISONED)]
     failed = tune(log, state="failed", output_lora_ids=[], snapshot_keys=["snapshots/tune_1/1/3"])
     whole = history(failed, loras=[], objects={"snapshots/tune_1/1/3": Content("cc", 1)}, seen=[])
 
@@ -129,6 +129,9 @@ BROKEN: dict[str, History | Tune] = {
     "its log tells of []": tune(DISTURBED[:-1]),
     "goes on after its end": tune([*DISTURBED, stepped(2, 7)]),
     "its log has [1, 2, 4": replace(tune(), log=[entry for entry in told(DISTURBED) if entry.seq != 3]),
+    "nothing was wrong with it: PICTURE_LOST": ended(
+        "failed", [*DISTURBED[:10], moved(2, "failed", "PICTURE_LOST", "It is gone.")]
+    ),
     # 2
     "bears epoch 1 after one of epoch 2": with_entry(9, stepped(1, 6)),
     "its claims have the epochs [1, 3]": tune([*DISTURBED[:6], *(replace(entry, epoch=3) for entry in DISTURBED[6:])]),
@@ -138,7 +141,8 @@ BROKEN: dict[str, History | Tune] = {
     "step 2 follows step 6 in epoch 2": with_entry(10, stepped(2, 2)),
     "step 5 follows step 5 in epoch 1": with_entry(6, stepped(1, 5)),
     "epoch 2 repeats step 1": tune([*DISTURBED[:9], stepped(2, 1, 2, 3), DISTURBED[-1]]),
-    "its snapshots have the steps [3, 3]": with_entry(5, kept(1, 3)),
+    "a snapshot of step 3 follows one of step 3": with_entry(5, kept(1, 3)),
+    "was refused, and nothing had damaged it": with_entry(9, moved(2, "pending", "SNAPSHOT_REFUSED")),
     # 4
     "is succeeded and has 0 LoRAs": history(tune(output_lora_ids=[]), loras=[], objects={}),
     "is succeeded and has 2 LoRAs": history(loras=[LORA, replace(LORA, id="asset_2")]),

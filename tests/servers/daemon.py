@@ -31,7 +31,8 @@ class Daemon:
         self.ready_file = folder / "ready.json"
         self._log_file = folder / "log.txt"
         self._command = [sys.executable, *arguments]
-        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "TUNESMITH_THREADS": "1", **environment}
+        #: Of the next process.
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "TUNESMITH_THREADS": "1", **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -48,7 +49,7 @@ class Daemon:
             RuntimeError: It ended, or was not ready in time; the message has what it said.
         """
         self.ready_file.unlink(missing_ok=True)
-        environment = {"TUNESMITH_READY_FILE": str(self.ready_file), **self._environment}
+        environment = {"TUNESMITH_READY_FILE": str(self.ready_file), **self.environment}
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(self._command, env=environment, stdout=log, stderr=log)
         if wait:

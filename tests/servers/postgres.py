@@ -69,6 +69,10 @@ class PostgresServer:
         assert self._postmaster is not None, "the server has not been started"
         return self._postmaster.pid
 
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._postmaster is not None
+
     @property
     def url(self) -> str:
         """The URL of the database that every server has."""

@@ -146,10 +146,12 @@ class Proxy:
         client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
-        with contextlib.suppress(OSError):
+        try:
             async with asyncio.TaskGroup() as ways:
                 ways.create_task(self._pour(connection, Way.UP, client[0], upstream[1]))
                 ways.create_task(self._pour(connection, Way.DOWN, upstream[0], client[1]))
+        except* OSError:
+            pass  # one of the two has gone: the other will be told
 
     async def _pour(
         self, connection: _Connection, way: Way, source: asyncio.StreamReader, target: asyncio.StreamWriter
