@@ -10,7 +10,6 @@ Left out, for nothing of a tune's life hangs on it: what became of single pictur
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -42,7 +41,7 @@ class Model:
         #: When any gateway last reaped, and before when no lease counts as ended.
         self.alive_at = now
         self.grace_until = now
-        self._calls = itertools.count(1)
+        self._calls = 0
 
     def advance(self, seconds: float) -> None:
         """Time passes; nobody reaps meanwhile."""
@@ -449,11 +448,12 @@ class Model:
         self._wrote(tune, verb)
 
     def _wrote(self, tune: Tune, verb: str) -> Tune:
-        tune.history.append(Write(self.now, verb, tune.state, tune.epoch, tune.step))
+        tune.history.append(Write(self.now, verb, tune.state, tune.epoch, tune.holder, tune.step))
         return tune
 
     def _moment(self, seconds: float = 0.0) -> Moment:
-        return self.now + seconds, next(self._calls)
+        self._calls += 1
+        return self.now + seconds, self._calls
 
 
 def _end_of_lease(tune: Tune) -> tuple[Moment, str]:

@@ -56,6 +56,8 @@ class Write:
     """The tune's state afterwards."""
     epoch: int
     """Its epoch afterwards; of an attempt's write, that attempt's."""
+    holder: str | None
+    """Who holds it afterwards, or held it last."""
     step: int
     """Its step afterwards."""
 
