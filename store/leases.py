@@ -15,7 +15,7 @@ from store.database import Database, Transaction
 from store.dialect import among, later, now
 from store.events import status_changed
 from store.expiry import SILENCE, has_ended
-from store.moves import POISON_LIMIT, end_attempt, end_lost, lock, move
+from store.moves import LOCK_ORDER, POISON_LIMIT, end_attempt, end_lost, lock, move
 from store.states import LEASED, TuneState
 from store.tables import Tune, liveness, record, tunes
 
@@ -117,14 +117,21 @@ async def renew(db: Database, trainer_id: str, held: Sequence[LeaseRef], lease_s
     )
 
 
-#: By the partial index tunes_held: what one trainer holds, few rows. A row lock each, for the length of one statement.
-_RENEW = (
-    update(tunes)
+#: By the partial index tunes_held: what one trainer holds, few rows. Locked first, for an UPDATE by itself would lock
+#: them in the order in which it happens on them.
+_MINE = (
+    select(tunes.c.id)
     .where(
         tunes.c.lease_trainer_id == bindparam("trainer"),
         tunes.c.lease_expires_at.is_not(None),
         among(tunes.c.id + ":" + cast(tunes.c.lease_epoch, String), "refs"),
     )
+    .order_by(*LOCK_ORDER)
+    .with_for_update(key_share=True)
+)
+_RENEW = (
+    update(tunes)
+    .where(tunes.c.id.in_(_MINE))
     .values(lease_expires_at=later(bindparam("seconds", type_=Float())))
     .returning(tunes.c.id, tunes.c.lease_epoch, tunes.c.cancel_requested_at)
 )
@@ -167,11 +174,11 @@ async def restate(
     return actions
 
 
-#: By the partial index tunes_held; locked in the order of their ids, as everybody locks who locks several.
+#: By the partial index tunes_held.
 _HELD = (
     select(tunes, now().label("now"))
     .where(tunes.c.lease_trainer_id == bindparam("trainer"), tunes.c.lease_expires_at.is_not(None))
-    .order_by(tunes.c.id)
+    .order_by(*LOCK_ORDER)
     .with_for_update(key_share=True)
 )
 _EXTEND = (
@@ -218,7 +225,7 @@ _DOOMED = (
             and_(tunes.c.state == TuneState.RUNNING, tunes.c.crashes >= POISON_LIMIT - 1),
         ),
     )
-    .order_by(tunes.c.id)
+    .order_by(*LOCK_ORDER)
     .limit(100)
     .with_for_update(key_share=True, skip_locked=True, of=tunes)
 )

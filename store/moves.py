@@ -1,9 +1,11 @@
 """Every move of a tune, with all that belongs to one: the row, its tenant's counters, its events, the wake-ups, and
 for the metrics its end. Used by tunes, leases and reports inside their transactions; knows no callers and no trainers.
 
-Locks are always taken in this order, so that nobody waits in a circle: tune row, tenant row, queue row. submit()
-begins at the tenant's row and touches only tunes that nobody else knows yet. A claim begins there too, and skips tune
-rows that are locked instead of waiting.
+Locks are always taken in this order, so that nobody waits in a circle: tune rows, tenant rows, queue rows; the tunes by
+LOCK_ORDER, the tenants by their ids. Who moves several tunes locks all of them first, and then moves them in that same
+order: so it comes to their tenants in order too, as submit() does, which may have several as well. submit() begins at
+the tenants' rows and touches only tunes that nobody else knows yet. A claim begins there too, and skips tune rows that
+are locked instead of waiting. The queues' rows are touched only under their tenant's lock.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from store.events import Entry, append, status_changed
 from store.states import LEASED, TERMINAL, TuneState, may_move
 from store.tables import Tune, queues, record, tenants, tunes
 
+#: In which several tunes are locked, and moved.
+LOCK_ORDER = (tunes.c.tenant_id, tunes.c.id)
 #: A tune ends when so many attempts have ended badly with no newer snapshot between them.
 POISON_LIMIT = 3
 
