@@ -172,7 +172,7 @@ async def finish(db: Database, lease: LeaseRef, report_seq: int, result: LoraRes
             return tune, next(iter(ended.output_lora_ids), None) if ended is not None else None
         if isinstance(tune, Outcome):
             return tune, None
-        ending: dict[str, Any] = {"reported_seq": report_seq, "step": result.step}
+        ending: dict[str, Any] = {"reported_seq": report_seq, "step": max(tune.step, result.step)}
         if tune.cancel_requested_at is not None:
             await end_attempt(transaction, tune, "CANCELLED", counts=False, **ending)
             return Outcome.RECORDED, None

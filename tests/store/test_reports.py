@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from sqlalchemy import func, select
@@ -273,6 +273,15 @@ async def test_progress_is_kept_and_its_steps_never_fall(world: World) -> None:
     assert (tune.phase, tune.step, tune.loss, tune.steps_per_second) == ("training", 2, 0.5, 2.0)
     log = await events.list_events(world.database, claim.tune.id)
     assert log[-1].body == {"steps": [{**step, "epoch": 1} for step in steps]}
+
+
+async def test_a_result_with_fewer_steps_than_were_told_lets_none_fall(world: World) -> None:
+    claim = await world.running()
+    await reports.record_progress(world.database, claim.lease, "training", 9)
+
+    await reports.finish(world.database, claim.lease, 1, replace(RESULT, step=8))
+
+    assert (await world.tune(claim.tune.id)).step == 9
 
 
 async def test_a_watcher_is_woken_by_each_event(database: Database, world: World) -> None:
