@@ -54,12 +54,13 @@ async def _lost(transaction: Transaction, fits: dict[str, Any], lease_seconds: f
     return None if row is None else record(Tune, row)
 
 
-#: By the partial index tunes_leases. Its row is locked; one that is locked is being renewed, reported or claimed.
+#: By the partial index tunes_leases; what one beat has extended ends at one time. Its row is locked; one that is locked
+#: is being renewed, reported or claimed.
 _LOST = (
     select(tunes)
     .join(liveness, true())
     .where(*has_ended(), among(tunes.c.engine, "engines"), tunes.c.memory_class <= bindparam("gib", type_=Integer()))
-    .order_by(tunes.c.lease_expires_at)
+    .order_by(tunes.c.lease_expires_at, tunes.c.id)
     .limit(1)
     .with_for_update(key_share=True, skip_locked=True, of=tunes)
 )

@@ -121,6 +121,16 @@ async def test_claims_at_once_give_each_tune_once_and_overshoot_no_limit(
     await second.close()
 
 
+async def test_leases_that_end_together_are_taken_over_in_the_order_of_their_tunes(world: World) -> None:
+    held = [await world.running() for _ in range(3)]
+    await leases.renew(world.database, "trainer-1", [claim.lease for claim in reversed(held)], LEASE)
+    await world.pass_time(LEASE + 1)
+
+    claims = [await world.claim("trainer-2") for _ in held]
+
+    assert [claim.tune.id for claim in claims if claim] == [claim.tune.id for claim in held]
+
+
 async def test_a_warm_checkpoint_goes_before_an_older_tune_only_for_a_while(world: World) -> None:
     warm = await assets.publish(world.database, "tunesmith", "warm", ENGINE, {"builtin": "warm"})
     cold = await world.queued()
