@@ -10,8 +10,10 @@ Left out, for nothing of a tune's life hangs on it: what became of single pictur
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from store.attempts import Held, HeldAction, LeaseRef, Offer, Renewal, Snapshot
@@ -19,7 +21,7 @@ from store.claims import GIB, WARM_WAIT
 from store.errors import NameTaken, NotFound, QueueFull, RequestReused
 from store.expiry import SILENCE
 from store.moves import POISON_LIMIT
-from store.reports import LoraResult, Outcome
+from store.reports import SNAPSHOT_REFUSED, LoraResult, Outcome
 from store.states import LEASED, TERMINAL, TuneState, may_move
 from store.submission import REPLAY_WINDOW
 from store.trainers import Hello
@@ -41,7 +43,18 @@ class Model:
         #: When any gateway last reaped, and before when no lease counts as ended.
         self.alive_at = now
         self.grace_until = now
-        self._calls = 0
+        self._moments = 0
+
+    def copy(self) -> Model:
+        """Another one that goes its own way from here."""
+        other = copy.copy(self)
+        other.tenants = {id: replace(each) for id, each in self.tenants.items()}
+        other.trainers = {id: replace(each) for id, each in self.trainers.items()}
+        other.tunes = {
+            id: replace(each, snapshots=[*each.snapshots], log=[*each.log], history=[*each.history])
+            for id, each in self.tunes.items()
+        }
+        return other
 
     def advance(self, seconds: float) -> None:
         """Time passes; nobody reaps meanwhile."""
@@ -227,6 +240,11 @@ class Model:
             cancelled=[ref for ref in extended if self.tunes[ref.tune_id].cancel],
         )
 
+    def cancelled(self, trainer_ids: Sequence[str]) -> list[str]:
+        """Tunes that these trainers hold and that are to be cancelled."""
+        held = (tune for tune in self.tunes.values() if tune.state in LEASED and tune.holder in trainer_ids)
+        return [tune.id for tune in held if tune.cancel]
+
     def restate(
         self,
         trainer_id: str,
@@ -302,16 +320,22 @@ class Model:
             tune.log.append(Entry(tune.epoch, "recipe_resolved", {"sha256": sha256}))
         return self._recorded(tune, "record_recipe", report_seq)
 
-    def record_snapshot(self, lease: LeaseRef, report_seq: int, snapshot: Snapshot) -> Outcome:
-        """Keeps it where it is newer than what is kept, and forgives the crashes before it."""
+    def record_snapshot(self, lease: LeaseRef, report_seq: int, snapshot: Snapshot) -> tuple[Outcome, str | None]:
+        """Keeps it beside the one before it where it is newer than what is kept, and forgives the crashes before it.
+        Also returns the key of an object that is not needed any more.
+        """
         tune = self._reported(lease, report_seq)
         if isinstance(tune, Outcome):
-            return tune
-        if tune.snapshot is None or snapshot.step > tune.snapshot.step:
-            tune.log.append(Entry(tune.epoch, "snapshot", {"step": snapshot.step}))
-            tune.snapshots.append(snapshot)
-            tune.crashes, tune.step = 0, max(tune.step, snapshot.step)
-        return self._recorded(tune, "record_snapshot", report_seq)
+            return tune, None
+        kept = tune.snapshots
+        if kept and snapshot.step <= kept[-1].step:
+            is_kept = snapshot.object_key in {each.object_key for each in kept}
+            return self._recorded(tune, "record_snapshot", report_seq), None if is_kept else snapshot.object_key
+        tune.log.append(Entry(tune.epoch, "snapshot", {"step": snapshot.step}))
+        tune.snapshots = [*kept[-1:], snapshot]
+        tune.crashes, tune.step = 0, max(tune.step, snapshot.step)
+        left_over = kept[0].object_key if len(kept) == 2 else None
+        return self._recorded(tune, "record_snapshot", report_seq), left_over
 
     def finish(self, lease: LeaseRef, report_seq: int, result: LoraResult) -> tuple[Outcome, str | None]:
         """SUCCEEDED, and the id of its LoRA; CANCELLED and none where a cancel came first."""
@@ -341,12 +365,18 @@ class Model:
         crashed: bool,
         max_attempts: int = POISON_LIMIT,
     ) -> Outcome:
-        """Back to the queue where another attempt may fare better, else FAILED; CANCELLED where that was asked for."""
+        """Back to the queue where another attempt may fare better, else FAILED; CANCELLED where that was asked for. A
+        snapshot that was refused is gone, and costs no attempt.
+        """
         tune = self._reported(lease, report_seq)
         if isinstance(tune, Outcome):
             return tune
         tune.reported_seq = report_seq
-        counts = crashed or retryable
+        refused = reason == SNAPSHOT_REFUSED and bool(tune.snapshots)
+        if refused:
+            tune.snapshots = tune.snapshots[:-1]
+            tune.step = tune.snapshot.step if tune.snapshot else 0
+        counts = (crashed or retryable) and not refused
         self._end_attempt(tune, "fail", reason, counts=counts, retryable=retryable, limit=max_attempts)
         return Outcome.RECORDED
 
@@ -452,8 +482,8 @@ class Model:
         return tune
 
     def _moment(self, seconds: float = 0.0) -> Moment:
-        self._calls += 1
-        return self.now + seconds, self._calls
+        self._moments += 1
+        return self.now + seconds, self._moments
 
 
 def _end_of_lease(tune: Tune) -> tuple[Moment, str]:

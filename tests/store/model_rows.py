@@ -12,7 +12,7 @@ from store.states import TuneState
 from store.trainers import Hello
 from tests.store.world import ENGINE
 
-#: A time in seconds, and the number of the call that it was written by: so no two are equal.
+#: A time in seconds, and a number that grows: what happened at one time has an order all the same.
 Moment = tuple[float, int]
 
 
@@ -120,7 +120,7 @@ class Tune:
     recipe: str | None = None
     """What the first attempt fixed."""
     snapshots: list[Snapshot] = field(default_factory=list)
-    """Those that were recorded, the newest last."""
+    """Those that are kept: the newest last, before it the one before it."""
     lora: LoraResult | None = None
     """Where it succeeded."""
     log: list[Entry] = field(default_factory=list)
