@@ -24,7 +24,7 @@ from gateway.session import Session
 from gateway.stream_metrics import StreamMetrics
 from store import leases, reports, trainers
 from store.database import Database
-from store.errors import DatabaseAway
+from store.errors import DatabaseAway, StateForbids
 from store.leases import Claim, Offer
 from store.objects import Objects
 from store.wakeups import Topic
@@ -77,25 +77,26 @@ class Dispatcher:
         """Takes up a trainer that has said Hello, in place of an older stream of its own.
 
         Raises:
-            Refusal: This gateway goes away.
+            Refusal: This gateway goes away, or the trainer has said a newer Hello elsewhere.
         """
         if self._closing:
             raise going_away()
         session = Session(trainer_id, hello, self.desk)
-        before = await trainers.connect(
-            self._database,
-            trainers.Hello(
-                trainer_id=trainer_id,
-                boot_id=hello.boot_id,
-                session_id=hello.session_id,
-                gateway_id=self.desk.settings.gateway_id,
-                engines=list(hello.engines),
-                slots=hello.slots,
-                device_name=hello.device_name,
-                device_memory_bytes=hello.device_memory_bytes,
-                version=hello.version,
-            ),
+        row = trainers.Hello(
+            trainer_id=trainer_id,
+            boot_id=hello.boot_id,
+            session_id=hello.session_id,
+            gateway_id=self.desk.settings.gateway_id,
+            engines=list(hello.engines),
+            slots=hello.slots,
+            device_name=hello.device_name,
+            device_memory_bytes=hello.device_memory_bytes,
+            version=hello.version,
         )
+        try:
+            before = await trainers.connect(self._database, row)
+        except StateForbids as exc:
+            raise evicted(same_process=True) from exc
         if (older := self._sessions.pop(trainer_id, None)) is not None:
             older.cut(evicted(same_process=older.boot_id == hello.boot_id))
         await session.welcome()

@@ -11,12 +11,15 @@ import structlog
 
 from gateway.breaches import breach, check, legible
 from gateway.dispatch import Dispatcher
-from gateway.session import Context
+from gateway.session import Context, Session
 from gateway.status import Refusal
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 from tunesmith.trainer.v1 import trainer_service_pb2_grpc
 
 HELLO_TIMEOUT = 20.0  # seconds
+#: Seconds for the database to take up a Hello. Half of what a trainer waits for its Welcome: what is done for a Hello
+#: after its trainer has said another one elsewhere would end leases that it could not name yet.
+ADMISSION = 10.0
 
 
 class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
@@ -41,11 +44,19 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
             text = f"The token is that of {trainer_id!r}, and Hello says {hello.trainer_id!r}."
             raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "OTHER_TRAINER", text)
         structlog.contextvars.bind_contextvars(session_id=hello.session_id)
-        session = await self._dispatcher.admit(trainer_id, hello)
+        session = await self._admit(trainer_id, hello)
         try:
             await session.run(context)
         finally:
             self._dispatcher.dismiss(session)
+
+    async def _admit(self, trainer_id: str, hello: pb.Hello) -> Session:
+        try:
+            async with asyncio.timeout(ADMISSION):
+                return await self._dispatcher.admit(trainer_id, hello)
+        except TimeoutError:
+            text = f"The database has not taken up Hello within {ADMISSION:.0f} s; call another gateway."
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "DATABASE_AWAY", text) from None
 
 
 async def _hello(context: Context) -> pb.Hello:

@@ -11,6 +11,7 @@ from sqlalchemy import Float, bindparam, select, text, update
 
 from store.database import Database
 from store.dialect import later, now
+from store.errors import StateForbids
 from store.tables import Trainer, record, trainers
 
 
@@ -23,7 +24,7 @@ class Hello:
     boot_id: str
     """Of its process."""
     session_id: str
-    """Of its stream."""
+    """Of its stream; greater than those of the same boot before it."""
     gateway_id: str
     """Where the stream ends."""
     engines: Sequence[str]
@@ -43,12 +44,18 @@ async def connect(db: Database, hello: Hello) -> Trainer | None:
     evicted (another session of the same boot: it ends; of another boot: DUPLICATE_TRAINER); None where there was none.
 
     Wakes topic "trainer" with the trainer's id, so that the evicted stream's gateway looks.
+
+    Raises:
+        StateForbids: A newer stream of the same process stands there: this Hello has been long under way, and what it
+            restates is no longer all.
     """
     values = {**asdict(hello), "engines": list(hello.engines), "free_slots": 0}
     async with db.beat() as transaction:
         await transaction.execute(_MAKE, {"trainer_id": hello.trainer_id})
         mine = trainers.c.trainer_id == hello.trainer_id
         before = record(Trainer, (await transaction.execute(select(trainers).where(mine).with_for_update())).one())
+        if before.boot_id == hello.boot_id and hello.session_id < before.session_id:
+            raise StateForbids("A newer stream of this trainer process has taken over.")
         taken = update(trainers).where(mine)
         await transaction.execute(taken.values(**values, connected_at=now(), seen_at=now(), disconnected_at=None))
         transaction.wake("trainer", hello.trainer_id)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from store import trainers
 from store.database import Database
+from store.errors import StateForbids
 from tests.store.world import ENGINE
 
 HELLO = trainers.Hello("trainer-1", "boot-1", "session-1", "gateway-1", [ENGINE], 2, "GPU", 24 * 2**30, "0.1")
@@ -24,6 +27,24 @@ async def test_the_newest_hello_evicts_the_older_stream(database: Database) -> N
     row = await trainers.current(database, "trainer-1")
     assert row is not None
     assert (row.session_id, row.free_slots, row.engines) == ("session-2", 1, [ENGINE])
+
+
+async def test_a_hello_that_was_long_under_way_does_not_take_over(database: Database) -> None:
+    await trainers.connect(database, replace(HELLO, session_id="session-2"))
+
+    with pytest.raises(StateForbids):
+        await trainers.connect(database, HELLO)
+
+    assert await trainers.seen(database, "trainer-1", "session-2", 1)
+
+
+async def test_another_process_takes_over_whatever_its_stream_is_called(database: Database) -> None:
+    await trainers.connect(database, replace(HELLO, session_id="session-2"))
+
+    evicted = await trainers.connect(database, replace(HELLO, boot_id="boot-0"))
+
+    assert evicted is not None
+    assert evicted.session_id == "session-2"
 
 
 async def test_a_stream_that_has_ended_is_not_evicted(database: Database) -> None:

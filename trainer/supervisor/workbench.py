@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import itertools
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -74,6 +75,7 @@ class Workbench:
         )
         self._attempts: dict[Lease, _Held] = {}  # until their task has ended, also when the lease is lost
         self._uploads: dict[tuple[Lease, int], asyncio.Task[None]] = {}
+        self._streams = itertools.count(1)
         self._session: Session | None = None  # None while there is no stream
         self._left = asyncio.Event()  # set when all is given back
 
@@ -116,7 +118,7 @@ class Workbench:
     def opened(self, session: Session) -> None:
         """There is a stream."""
         self._session = session
-        self._end.opened(str(uuid.uuid4()), time.monotonic())
+        self._end.opened(f"{next(self._streams):08d}-{uuid.uuid4()}", time.monotonic())
 
     def lost(self) -> bool:
         """The stream is no more. Returns whether it had come to its Welcome."""

@@ -159,7 +159,7 @@ class Stage:
         fields = {
             "trainer_id": name,
             "boot_id": "boot-1",
-            "session_id": f"session-{len(self.trainers)}",
+            "session_id": f"session-{len(self.trainers):03d}",
             "engines": [ENGINE],
             "slots": 1,
             "device_name": "cpu",

@@ -370,6 +370,34 @@ async def test_a_newer_stream_of_the_same_process_takes_over(stage: Stage) -> No
     assert (await newer.beat()).seq == 1
 
 
+async def test_a_hello_that_a_newer_one_has_overtaken_ends_no_lease(stage: Stage) -> None:
+    gateway = await stage.gateway()
+    await stage.submit()
+    newer = await stage.trainer(gateway, session_id="session-9")
+    assign = await newer.take()
+
+    older = await stage.trainer(gateway, session_id="session-8")
+    ended = await older.end()
+
+    assert ended == (grpc.StatusCode.ABORTED, "SESSION_REPLACED")
+    assert list((await newer.beat(assign.lease, free_slots=0)).extended) == [assign.lease]
+
+
+async def test_a_hello_that_the_database_does_not_take_up_is_sent_elsewhere(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    gateway = await stage.gateway()
+    monkeypatch.setattr("gateway.trainers.ADMISSION", 0.05)
+    monkeypatch.setattr(leases, "restate", never)
+
+    trainer = await stage.trainer(gateway)
+
+    assert await trainer.end() == (grpc.StatusCode.UNAVAILABLE, "DATABASE_AWAY")
+
+
 async def test_another_process_of_the_same_trainer_ends_the_older_one(stage: Stage) -> None:
     gateway = await stage.gateway()
     older = await stage.trainer(gateway)
