@@ -56,6 +56,11 @@ class Holdings:
         attempt = self._attempts.get(lease)
         return attempt is not None and not attempt.answered
 
+    def is_waiting(self, lease: LeaseRef) -> bool:
+        """Whether it is assigned and does not run yet."""
+        attempt = self._attempts.get(lease)
+        return attempt is not None and not attempt.running
+
     def let_go(self, lost: Iterable[LeaseRef]) -> bool:
         """The trainer holds them no more. Returns whether it held one."""
         before = len(self)

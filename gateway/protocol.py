@@ -9,7 +9,7 @@ stream may be lost at any moment together with all that stands here, and no prom
 
     what is lost                 what makes it good
     Assign                       the trainer's Hello does not name it: ended; or not accepted in time: withdrawn
-    Accepted                     the trainer's Hello names it, and stands for it
+    Accepted                     the trainer's next beat or Hello names it, and stands for it
     Cancel                       every HeartbeatAck repeats it until the tune has ended
     Revoke                       the next beat finds the lease lost, and the next report is STALE
     HeartbeatAck                 the next one; three in a row, and the trainer goes to another replica
@@ -22,7 +22,7 @@ The trainer is named by its token in all that is asked, whatever it says. What i
 than may be under way, ends its stream with a status; what it says of tunes that are not its own finds no row to write.
 
     Hello ──restate──> Welcome     the answer says for each attempt CONTINUE, SEND_RESULT or ABORT
-    a message ──┬─ heartbeat ──renew──> HeartbeatAck {extended, lost, cancelled}     at once: nothing may hold it up
+    a message ──┬─ heartbeat ──accept, renew──> HeartbeatAck {extended, lost, cancelled}, held up by nothing
                 ├─ progress ──────────> kept until the next chunk is stored
                 └─ in their order, each when the one before is answered:
                      accepted ──accept──> nothing, or Revoke       url_request ──sign────> Urls, or Revoke
@@ -63,10 +63,13 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Renew:
-    """A beat. Answer: a Renewal, or None where the database is away."""
+    """A beat: accept, then extend. Answer: a Renewal, or None where the database is away."""
 
     seq: int
     held: Sequence[LeaseRef]
+    to_accept: Sequence[LeaseRef] = ()
+    """Whose Accepted is still under way or waits: the beat that names them stands for it. What is extended is trusted
+    from then on, and must not be withdrawn behind that."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +193,10 @@ class GatewayEnd:
         return [Held(self._lease(each.lease), each.result_pending) for each in self._hello.held]
 
     def to_accept(self, actions: Mapping[LeaseRef, HeldAction]) -> list[Accept]:
-        """The Accepted of an attempt that goes on may have been lost with the old stream: Hello stands for it."""
-        return [Accept(lease) for lease, action in actions.items() if action is HeldAction.CONTINUE]
+        """The Accepted of an attempt that goes on, or has ended already, may have been lost with the old stream: Hello
+        stands for it.
+        """
+        return [Accept(lease) for lease, action in actions.items() if action is not HeldAction.ABORT]
 
     def welcome(self, actions: Mapping[LeaseRef, HeldAction], lease_seconds: float) -> pb.GatewayMessage:
         """The first thing that the trainer hears: one verdict for each that it has named, in its order."""
@@ -300,7 +305,7 @@ class GatewayEnd:
         held = [self._lease(each.lease) for each in beat.held]
         self._warm = list(beat.warm_checkpoints)
         self._blocked_slots = max(0, self._hello.slots - len(held) - beat.free_slots)
-        return Renew(beat.seq, held)
+        return Renew(beat.seq, held, [lease for lease in held if self.holdings.is_waiting(lease)])
 
     # What the store answers
 
@@ -333,6 +338,9 @@ class GatewayEnd:
             ack.extended.extend(map(message_of, renewal.extended))
             ack.lost.extend(map(message_of, renewal.lost))
             ack.cancelled.extend(map(message_of, renewal.cancelled))
+            for lease in beat.to_accept:
+                if lease in renewal.extended:
+                    self.holdings.start(lease)
             self.holdings.let_go(renewal.lost)
             self.holdings.let_go_of_all_but(beat.held)
         if self.free_slots(now) > 0:

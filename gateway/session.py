@@ -176,6 +176,8 @@ class Session:
         renewal: Renewal | None = None
         try:
             async with asyncio.timeout(desk.settings.heartbeat_seconds):
+                for lease in beat.to_accept:
+                    await leases.accept(desk.database, lease)
                 renewal = await leases.renew(desk.database, self.trainer_id, beat.held, desk.settings.lease_seconds)
                 if not await trainers.seen(desk.database, self.trainer_id, self.session_id, self.free_slots()):
                     await self.look_whether_evicted()

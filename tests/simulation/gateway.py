@@ -305,6 +305,8 @@ class Session:
     def _beat(self, request: Request) -> Answer:
         assert isinstance(request, protocol.Renew)
         model = self._world.model
+        for lease in request.to_accept:
+            model.accept(lease)
         renewal = model.renew(self._trainer, request.held, LEASE)
         if not model.seen(self._trainer, self.end.session_id, self.end.free_slots(self._now())):
             self.look()

@@ -57,7 +57,7 @@ def test_welcome_has_a_verdict_for_each_attempt_and_believes_those_that_go_on() 
     welcome = made.welcome({each: HeldAction(action) for each, action in actions.items()}, 45.0).welcome
 
     assert [each.result_pending for each in stated] == [False, True, False]
-    assert to_accept == [Accept(ONE)]
+    assert to_accept == [Accept(ONE), Accept(TWO)]
     assert [each.action for each in welcome.held] == [1, 3, 2]
     assert len(made.holdings) == 2
 
@@ -69,9 +69,20 @@ def test_a_beat_is_asked_at_once_and_answered_with_what_the_store_says() -> None
     effects = hear(made, heartbeat=beat)
     answers = made.answered(Renew(7, [ONE, TWO]), Renewal(extended=[ONE], lost=[TWO], cancelled=[ONE]), 0.0)
 
-    assert effects == [protocol.Ask(Renew(7, [ONE, TWO]))]
+    assert effects == [protocol.Ask(Renew(7, [ONE, TWO], []))]
     ack = pb.HeartbeatAck(seq=7, extended=[lease(ONE)], lost=[lease(TWO)], cancelled=[lease(ONE)])
     assert answers == [Say(pb.GatewayMessage(heartbeat_ack=ack)), SlotFreed()]
+
+
+def test_a_beat_stands_for_the_accepted_that_it_has_overtaken() -> None:
+    made = end()
+    made.assigned(ONE)
+
+    effects = hear(made, heartbeat=pb.Heartbeat(seq=1, held=[pb.HeldAttempt(lease=lease(ONE))]))
+    made.answered(Renew(1, [ONE], [ONE]), Renewal(extended=[ONE], lost=[], cancelled=[]), 0.0)
+
+    assert effects == [protocol.Ask(Renew(1, [ONE], [ONE]))]
+    assert made.overdue(ONE, 0.0) is None
 
 
 def test_a_beat_while_the_database_is_away_extends_nothing_and_loses_nothing() -> None:

@@ -358,6 +358,30 @@ async def test_hello_with_a_waiting_result_is_asked_for_it(stage: Stage) -> None
     assert ack.outcome == pb.REPORT_OUTCOME_RECORDED
 
 
+async def test_hello_with_a_waiting_result_accepts_what_the_old_stream_could_not(stage: Stage) -> None:
+    gateway = await stage.gateway()
+    tune = await stage.submit()
+    first = await stage.trainer(gateway)
+    assign = await first.hear("assign")
+    await first.leave()
+
+    await stage.trainer(gateway, held=[pb.HeldAttempt(lease=assign.lease, result_pending=True)])
+
+    assert (await stage.until(tune.id, TuneState.RUNNING)).lease_epoch == 1
+
+
+async def test_a_beat_accepts_what_it_names_before_it_is_trusted(stage: Stage) -> None:
+    gateway = await stage.gateway()
+    tune = await stage.submit()
+    trainer = await stage.trainer(gateway)
+    assign = await trainer.hear("assign")
+
+    ack = await trainer.beat(assign.lease, free_slots=0)
+
+    assert list(ack.extended) == [assign.lease]
+    assert (await stage.tune(tune.id)).state is TuneState.RUNNING
+
+
 async def test_a_newer_stream_of_the_same_process_takes_over(stage: Stage) -> None:
     gateway = await stage.gateway()
     older = await stage.trainer(gateway)
