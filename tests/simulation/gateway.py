@@ -375,7 +375,11 @@ class Session:
                 urls = pb.Urls(request_id=wanted.request_id, urls=[pb.SignedUrl(url="http://objects")])
                 return urls if model.is_current(lease) is not None else None
             case Record(lease):
-                if request.ends and (buffer := self.end.holdings.due().get(lease)) and (chunk := buffer.take()):
+                if (
+                    request.follows_progress
+                    and (buffer := self.end.holdings.due().get(lease))
+                    and (chunk := buffer.take())
+                ):
                     self._world.progress(lease, chunk)
                 return self._world.witness.recorded(request, lambda: self._report(lease, request))
         raise AssertionError(request)
@@ -388,7 +392,7 @@ class Session:
                 return model.record_event(lease, report.report_seq, "warning", {})
             case "snapshot_ready":
                 snapshot = Snapshot(self._object(lease, report.object), report.step, "0" * 64, 1)
-                return model.record_snapshot(lease, report.report_seq, snapshot)
+                return model.record_snapshot(lease, report.report_seq, snapshot)[0]
             case "finished":
                 result = LoraResult(self._object(lease, report.lora), "0" * 64, 1, report.step, 0.0, 1)
                 return model.finish(lease, report.report_seq, result)[0]

@@ -289,10 +289,11 @@ class Model:
     def record_progress(
         self, lease: LeaseRef, phase: str | None, step: int, metrics: Sequence[dict[str, Any]] = ()
     ) -> bool:
-        """Keeps phase and step, and the metrics as one event. False: stale."""
+        """Keeps phase and step, and as one event the metrics that are newer than the epoch's log. False: stale."""
         tune = self.is_current(lease)
         if tune is None:
             return False
+        metrics = [each for each in metrics if each["step"] > tune.newest_step]
         if metrics:
             steps = [{**each, "epoch": lease.epoch} for each in metrics]
             tune.log.append(Entry(tune.epoch, "metrics", {"steps": steps}))

@@ -129,6 +129,12 @@ class Tune:
     """Every accepted write, renewals too."""
 
     @property
+    def newest_step(self) -> int:
+        """The last step whose metrics stand in this epoch's log; 0: none does."""
+        told = [entry for entry in self.log if (entry.epoch, entry.kind) == (self.epoch, "metrics")]
+        return int(told[-1].body["steps"][-1]["step"]) if told else 0
+
+    @property
     def expires_at(self) -> float | None:
         """When its lease ends, seconds. None unless it is leased."""
         return None if self.expires is None else self.expires[0]
