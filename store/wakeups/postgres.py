@@ -26,6 +26,7 @@ from store.wakeups.base import BACKLOG, Topic, Wakeups
 CHANNEL = "tunesmith"
 PAYLOAD_LIMIT = 7_000  # bytes; the server's own is 8,000
 RECONNECT = 1.0  # seconds between two attempts to connect
+PARTING = 1.0  # seconds that the last ids may take to be told
 PROBE = 10.0  # seconds of silence after which the connection is tried: a half-open one hears nothing for ever
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class PostgresWakeups(Wakeups):
         #: Written by publish(), emptied by the task.
         self._pending: dict[tuple[Topic, str], None] = {}
         self._woken = asyncio.Event()
+        self._told = asyncio.Event()  # set while nothing is pending nor under way; cleared by publish()
+        self._told.set()
         self._listening = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -50,6 +53,7 @@ class PostgresWakeups(Wakeups):
         self._pending[topic, id] = None
         if len(self._pending) > BACKLOG:  # the server is away: they count as lost
             del self._pending[next(iter(self._pending))]
+        self._told.clear()
         self._woken.set()
 
     async def start(self) -> None:
@@ -60,8 +64,12 @@ class PostgresWakeups(Wakeups):
                 await self._listening.wait()
 
     async def close(self) -> None:
-        """Ends the task and its connection; what is not yet told is lost."""
+        """Tells what is pending, for a command's only word is its last one; then ends the task and its connection."""
         if self._task is not None:
+            if self._listening.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PARTING):
+                        await self._told.wait()
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
@@ -86,6 +94,8 @@ class PostgresWakeups(Wakeups):
             for payload in self._payloads():
                 # What others have sent meanwhile arrives at the handler with this statement's answer.
                 await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+            if not self._pending:
+                self._told.set()
             if not await self._stirred(connection):
                 await connection.execute("SELECT 1")
 

@@ -122,3 +122,12 @@ async def test_wake_ups_come_back_after_an_outage() -> None:
         assert heard == ["a"]
         await here.close()
         await there.close()
+
+
+async def test_the_last_word_of_a_process_that_ends_is_told(two: tuple[PostgresWakeups, PostgresWakeups]) -> None:
+    here, there = two
+    async with there.subscribe("trainer") as woken:
+        here.publish("trainer", "trainer-1")
+        await here.close()
+
+        assert await woken.wait(10.0) == ["trainer-1"]
