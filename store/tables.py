@@ -492,6 +492,8 @@ class Trainer(SQLModel, table=True):
     """Its last Hello or Heartbeat."""
     disconnected_at: datetime | None = _time()
     """When the stream ended. Null while it lasts."""
+    drain_reason: str | None = None
+    """Why the operator wants it empty; stays over its restarts. Null: it is to work."""
 
 
 class Liveness(SQLModel, table=True):

@@ -1,18 +1,22 @@
-"""Trainers as last heard. Called by gateway/session at Hello, Heartbeat and the stream's end; by gateway/tunes for
-the reason why a tune is still pending.
+"""Trainers as last heard, and which of them the operator wants empty. Called by gateway/dispatch and session at Hello,
+Heartbeat and the stream's end; by gateway/places for the reason why a tune is still pending; by the command line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 
 from sqlalchemy import Float, bindparam, select, text, update
 
 from store.database import Database
-from store.dialect import later, now
-from store.errors import StateForbids
-from store.tables import Trainer, record, trainers
+from store.dialect import among, later, now
+from store.errors import NotFound, StateForbids
+from store.tables import Trainer, record, trainers, tunes
+
+ALIVE = 60.0  # seconds; a trainer that was not heard of for longer does not count as connected
+LONGEST_REASON = 200  # characters, so that a list of trainers has one line for each
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,16 @@ async def current(db: Database, trainer_id: str) -> Trainer | None:
     return None if row is None else record(Trainer, row)
 
 
+async def find(db: Database, trainer_ids: Sequence[str]) -> list[Trainer]:
+    """The rows of these as they stand: what a lost wake-up would have told."""
+    async with db.read() as connection:
+        rows = (await connection.execute(_FIND, {"trainers": list(trainer_ids)})).all()
+    return [record(Trainer, row) for row in rows]
+
+
+_FIND = select(trainers).where(among(trainers.c.trainer_id, "trainers"))
+
+
 async def disconnect(db: Database, trainer_id: str, session_id: str) -> None:
     """The stream has ended; nothing where a newer one has taken over. Leases are left as they are."""
     mine = (trainers.c.trainer_id == trainer_id, trainers.c.session_id == session_id)
@@ -100,7 +114,7 @@ async def disconnect(db: Database, trainer_id: str, session_id: str) -> None:
         await transaction.execute(update(trainers).where(*mine).values(disconnected_at=now(), free_slots=0))
 
 
-async def list_connected(db: Database, within_seconds: float = 60.0) -> list[Trainer]:
+async def list_connected(db: Database, within_seconds: float = ALIVE) -> list[Trainer]:
     """Trainers whose stream lasts and that were heard of so lately. Reads them all: there are as many as GPUs."""
     async with db.read() as connection:
         rows = (await connection.execute(_CONNECTED, {"ago": -within_seconds})).all()
@@ -114,7 +128,81 @@ _CONNECTED = (
 )
 
 
-async def offers_engine(db: Database, engine: str, memory_class: int = 0, within_seconds: float = 60.0) -> bool:
-    """Whether a connected trainer can run tunes of the engine and memory class."""
-    connected = await list_connected(db, within_seconds)
-    return any(engine in each.engines and memory_class * 2**30 <= each.device_memory_bytes for each in connected)
+async def offers_engine(db: Database, engine: str, memory_class: int = 0, within_seconds: float = ALIVE) -> bool:
+    """Whether a connected trainer can run tunes of the engine and memory class, and is not drained."""
+    at_work = [each for each in await list_connected(db, within_seconds) if each.drain_reason is None]
+    return any(engine in each.engines and memory_class * 2**30 <= each.device_memory_bytes for each in at_work)
+
+
+# What the operator wants
+
+
+async def drain(db: Database, trainer_id: str, reason: str) -> Trainer:
+    """From now on the trainer is to be given no tune; what it has it finishes. Holds until resume(), also over its
+    restarts. Wakes topic "trainer", as resume() does.
+
+    ValueError: no such reason. NotFound: no such trainer.
+    """
+    if not (0 < len(reason) <= LONGEST_REASON and reason.isprintable()):
+        raise ValueError(f"the reason is {reason!r}; 1 to {LONGEST_REASON} printable characters were wanted")
+    return await _want(db, trainer_id, reason)
+
+
+async def resume(db: Database, trainer_id: str) -> Trainer:
+    """The trainer is to work again. NotFound: no such trainer."""
+    return await _want(db, trainer_id, None)
+
+
+async def _want(db: Database, trainer_id: str, drain_reason: str | None) -> Trainer:
+    async with db.write() as transaction:
+        row = (await transaction.execute(_WANT, {"trainer": trainer_id, "reason": drain_reason})).first()
+        if row is None:
+            raise NotFound(f"there is no trainer {trainer_id!r}: none of that id has ever connected")
+        transaction.wake("trainer", trainer_id)
+    return record(Trainer, row)
+
+
+_WANT = (
+    update(trainers)
+    .where(trainers.c.trainer_id == bindparam("trainer"))
+    .values(drain_reason=bindparam("reason"))
+    .returning(*trainers.c)
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A trainer as its operator sees it."""
+
+    trainer: Trainer
+    """The row."""
+    silent: timedelta
+    """Since its last Hello or Heartbeat."""
+    holds: Sequence[str]
+    """Tunes whose lease is the trainer's."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether its stream lasts, as far as is known."""
+        return self.trainer.disconnected_at is None and self.silent.total_seconds() < ALIVE
+
+
+async def list_trainers(db: Database) -> list[Standing]:
+    """All that have ever connected, by id."""
+    async with db.read() as connection:
+        rows = (await connection.execute(_ALL)).all()
+        held = (await connection.execute(_HELD)).all()
+    return [
+        Standing(
+            trainer=record(Trainer, row),
+            silent=row.now - row.seen_at,
+            holds=[tune.id for tune in held if tune.lease_trainer_id == row.trainer_id],
+        )
+        for row in rows
+    ]
+
+
+_ALL = select(trainers, now().label("now")).order_by(trainers.c.trainer_id)
+_HELD = (  # by the partial index tunes_held: as many as there are slots
+    select(tunes.c.id, tunes.c.lease_trainer_id).where(tunes.c.lease_expires_at.is_not(None)).order_by(tunes.c.id)
+)

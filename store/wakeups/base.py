@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 #: "queue": an engine has something claimable. "tune": a tune changed or has a new event. "cancel": a leased tune is
-#: to be cancelled. "trainer": another stream has taken over a trainer's row.
+#: to be cancelled. "trainer": another stream has taken over a trainer's row, or the operator wants it empty or at work.
 Topic = Literal["queue", "tune", "cancel", "trainer"]
 
 #: Ids that a subscription holds at most; the oldest are dropped, as if lost.
