@@ -2,7 +2,7 @@
 
 store ── "queue" ───> run ── claim ── Assign ──> session      who gets what is the store's; every 2 s without a wake-up
       ── "cancel" ──> run ────────── Cancel ──> session      likewise
-      ── "trainer" ─> run ── evicted? ────────> session
+      ── "trainer" ─> run ── evicted, drain? ─> session      likewise
 clock ──────────────> run ── reap                             ends what is expired and cancelled or poisoned
 """
 
@@ -68,8 +68,8 @@ class Dispatcher:
             tasks.create_task(self._dispatch())
             tasks.create_task(self._follow("queue", self._queued))
             tasks.create_task(self._follow("cancel", self._cancelled))
-            tasks.create_task(self._follow("trainer", self._replaced))
-            tasks.create_task(self._poll_cancels())
+            tasks.create_task(self._follow("trainer", self._look_at))
+            tasks.create_task(self._poll())
             tasks.create_task(self._reap())
             tasks.create_task(self._say_goodbyes())
 
@@ -211,20 +211,29 @@ class Dispatcher:
         for session in list(self._sessions.values()):
             await session.cancel(tune_id)
 
-    async def _poll_cancels(self) -> None:
-        """Beneath the wake-ups: the next beat would tell them too, but may be further off."""
+    async def _poll(self) -> None:
+        """Beneath the wake-ups: the next beat would tell cancels too, but may be further off."""
         while True:
             await asyncio.sleep(self.desk.settings.poll_seconds)
             if self._sessions:
                 await self._guard(self._tell_cancels)
+                await self._guard(self._look_at_all)
 
     async def _tell_cancels(self) -> None:
         for tune_id in await leases.cancelled(self._database, list(self._sessions)):
             await self._cancelled(tune_id)
 
-    async def _replaced(self, trainer_id: str) -> None:
-        if (session := self._sessions.get(trainer_id)) is not None:
-            await session.look_whether_evicted()
+    async def _look_at(self, *trainer_ids: str) -> None:
+        """Their rows may have changed."""
+        # Which sessions is settled before the rows are read: one that is admitted meanwhile is newer than its row here.
+        here = {id: session for id in trainer_ids if (session := self._sessions.get(id)) is not None}
+        if here:
+            for row in await trainers.find(self._database, list(here)):
+                await here[row.trainer_id].heed(row)
+            self._count()
+
+    async def _look_at_all(self) -> None:
+        await self._look_at(*self._sessions)
 
     # Housekeeping
 
@@ -263,6 +272,7 @@ class Dispatcher:
 
     def _count(self) -> None:
         self.desk.metrics.trainers.set(len(self._sessions))
+        self.desk.metrics.drained.set(sum(session.is_drained for session in self._sessions.values()))
 
 
 async def _redirect(session: Session) -> None:

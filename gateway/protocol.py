@@ -11,6 +11,7 @@ stream may be lost at any moment together with all that stands here, and no prom
     Assign                       the trainer's Hello does not name it: ended; or not accepted in time: withdrawn
     Accepted                     the trainer's next beat or Hello names it, and stands for it
     Cancel                       every HeartbeatAck repeats it until the tune has ended
+    Drain                        every HeartbeatAck says whether it is wanted, and so ends it too
     Revoke                       the next beat finds the lease lost, and the next report is STALE
     HeartbeatAck                 the next one; three in a row, and the trainer goes to another replica
     a report or its ReportAck    sent again after Welcome: recorded then, or ALREADY_RECORDED
@@ -27,6 +28,8 @@ than may be under way, ends its stream with a status; what it says of tunes that
                 └─ in their order, each when the one before is answered:
                      accepted ──accept──> nothing, or Revoke       url_request ──sign────> Urls, or Revoke
                      rejected ──withdraw──> nothing                a report ────record───> ReportAck
+
+    Welcome ──drained, by its row?──> Drain, and no Assign until the row says otherwise
 
     an attempt    Assign ──sent──> unanswered ──Accepted──> answered ──accept──> running ──its last report──> let go
                                        └─ accept_seconds without an answer: withdraw, Revoke ─────────────────^
@@ -183,7 +186,8 @@ class GatewayEnd:
         self._heartbeat_seconds = heartbeat_seconds
         self._warm = list(hello.warm_checkpoints)
         self._blocked_slots = 0  # slots that the trainer cannot fill, for it said so in its last beat
-        self._draining = False
+        self._leaving = False  # for good: the trainer goes, or this gateway does
+        self._drain_reason: str | None = None  # the operator's; None: the trainer is to work
         self._not_before = 0.0  # a trainer that has just refused is not asked again at once
 
     # Hello
@@ -216,9 +220,14 @@ class GatewayEnd:
 
     # Dispatch
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether the operator wants the trainer empty."""
+        return self._drain_reason is not None
+
     def free_slots(self, now: float) -> int:
         """How many tunes it may be given now."""
-        if self._draining or now < self._not_before:
+        if self._leaving or self.is_drained or now < self._not_before:
             return 0
         return max(0, self._hello.slots - len(self.holdings) - self._blocked_slots)
 
@@ -244,9 +253,22 @@ class GatewayEnd:
         leases = self.holdings.of(tune_id)
         return [Say(pb.GatewayMessage(cancel=pb.Cancel(lease=message_of(lease))), droppable=True) for lease in leases]
 
+    def drained(self, reason: str | None) -> Sequence[Effect]:
+        """What the operator wants of the trainer, by the database: to be empty, and why; None: to work, as the next
+        HeartbeatAck tells it.
+        """
+        if reason == self._drain_reason:
+            return []
+        self._drain_reason = reason
+        if reason is None:
+            log.info("A trainer is to work again", action="trainer_resumed", trainer_id=self.trainer_id)
+            return [SlotFreed()]
+        log.info(f"A trainer is drained: {reason}", action="trainer_drained", trainer_id=self.trainer_id)
+        return [Say(pb.GatewayMessage(drain=pb.Drain(reason=reason)), droppable=True)]
+
     def redirected(self, reason: str) -> Sequence[Effect]:
         """This gateway goes away: the trainer goes to another one, and gets nothing more here."""
-        self._draining = True
+        self._leaving = True
         return [Say(pb.GatewayMessage(reconnect=pb.Reconnect(reason=reason)))]
 
     def refrain(self, now: float) -> None:
@@ -274,7 +296,7 @@ class GatewayEnd:
                 return [ProgressDue()] if noted else []
             case "draining":
                 log.info(f"A trainer leaves: {message.draining.reason}", action="trainer_draining")
-                self._draining = True
+                self._leaving = True
                 return []
             case "hello":
                 raise breach("Hello is the first message of a stream, and only the first")
@@ -332,7 +354,7 @@ class GatewayEnd:
 
     def _renewed(self, beat: Renew, renewal: Renewal | None, now: float) -> Sequence[Effect]:
         """While the database is away, the answer extends nothing: the stream stays, and no lease is said to be lost."""
-        ack = pb.HeartbeatAck(seq=beat.seq)
+        ack = pb.HeartbeatAck(seq=beat.seq, drained=self.is_drained)
         freed: list[Effect] = []
         if renewal is not None:
             ack.extended.extend(map(message_of, renewal.extended))

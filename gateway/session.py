@@ -29,6 +29,7 @@ from gateway.status import Refusal
 from store import leases, trainers
 from store.errors import DatabaseAway
 from store.leases import Claim, HeldAction, LeaseRef, Offer, Renewal
+from store.tables import Trainer
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -62,6 +63,11 @@ class Session:
         self._cut: asyncio.Future[Refusal] = asyncio.get_running_loop().create_future()
 
     # For the dispatcher
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the operator wants the trainer empty."""
+        return self._end.is_drained
 
     def free_slots(self) -> int:
         """How many tunes it may be given now."""
@@ -97,16 +103,22 @@ class Session:
         if not self._cut.done():
             self._cut.set_result(refusal)
 
-    async def look_whether_evicted(self) -> None:
-        """Ends the stream where a newer Hello of this trainer stands in the database."""
-        row = await trainers.current(self._desk.database, self.trainer_id)
-        if row is not None and (refusal := self._end.look(row.session_id, row.boot_id)) is not None:
+    async def look(self) -> None:
+        """Looks at the trainer's row."""
+        if (row := await trainers.current(self._desk.database, self.trainer_id)) is not None:
+            await self.heed(row)
+
+    async def heed(self, row: Trainer) -> None:
+        """Does what the trainer's row says: ends the stream where a newer Hello stands there, drains, resumes."""
+        if (refusal := self._end.look(row.session_id, row.boot_id)) is not None:
             self.cut(refusal)
+        else:
+            await self._perform(self._end.drained(row.drain_reason))
 
     # The stream
 
     async def welcome(self) -> None:
-        """Restates what the trainer holds; Welcome is the first thing that it hears."""
+        """Restates what the trainer holds; Welcome is the first thing that it hears, Drain the next."""
         database, settings = self._desk.database, self._desk.settings
         held, uptime = self._end.restated(), time.monotonic() - self._desk.started
         actions = await leases.restate(database, self.trainer_id, held, settings.lease_seconds, uptime)
@@ -114,6 +126,7 @@ class Session:
             if not await leases.accept(database, lease):
                 actions[lease] = HeldAction.ABORT
         await self._send(self._end.welcome(actions, settings.lease_seconds))
+        await self.look()
 
     async def run(self, context: Context) -> None:
         """Serves the stream until the trainer ends it.
@@ -180,7 +193,7 @@ class Session:
                     await leases.accept(desk.database, lease)
                 renewal = await leases.renew(desk.database, self.trainer_id, beat.held, desk.settings.lease_seconds)
                 if not await trainers.seen(desk.database, self.trainer_id, self.session_id, self.free_slots()):
-                    await self.look_whether_evicted()
+                    await self.look()
         except (DatabaseAway, TimeoutError) as exc:
             log.warning(f"A beat could not be recorded: {exc}", action="beat_unrecorded")
             renewal = None

@@ -16,6 +16,9 @@ class StreamMetrics:
         self.trainers = Gauge(
             "tunesmith_trainers_connected", "Trainers with a stream to this gateway.", registry=registry
         )
+        self.drained = Gauge(
+            "tunesmith_trainers_drained", "Of these, trainers that the operator wants empty.", registry=registry
+        )
         self.wait = Histogram(
             "tunesmith_dispatch_wait_seconds",
             "From a tune's creation to its first assignment.",

@@ -116,6 +116,8 @@ class Gateway:
 
     def _poll(self) -> None:
         self._fill()
+        for session in list(self.sessions.values()):
+            session.look()
         self.life.after(POLL, self._poll)
 
     def _fill(self) -> None:
@@ -147,8 +149,8 @@ class Gateway:
         for session in list(self.sessions.values()):
             session.perform(session.end.cancelled(tune_id))
 
-    def replaced(self, trainer: str) -> None:
-        """A trainer has said Hello somewhere."""
+    def look_at(self, trainer: str) -> None:
+        """A trainer has said Hello somewhere, or is drained or resumed."""
         if (session := self.sessions.get(trainer)) is not None:
             session.look()
 
@@ -233,7 +235,7 @@ class Session:
             return self.cut(evicted(same_process=True))
         if (older := self._gateway.sessions.pop(self._trainer, None)) is not None:
             older.cut(evicted(same_process=older.end.boot_id == self.end.boot_id))
-        self._world.wake(lambda gateway: gateway.replaced(self._trainer))
+        self._world.wake(lambda gateway: gateway.look_at(self._trainer))
         held, uptime = self.end.restated(), self._now() - self._gateway.started
         return self._ask(lambda: self._world.model.restate(self._trainer, held, LEASE, uptime), self._restated)
 
@@ -248,12 +250,17 @@ class Session:
                 self._take_up(rest, actions if current else {**actions, lease: HeldAction.ABORT})
 
             return self._ask(lambda: self._world.model.accept(lease), accepted)
+        welcome = self.end.welcome(actions, LEASE)
+        return self._ask(lambda: self._world.model.current(self._trainer), lambda row: self._admitted(welcome, row))
+
+    def _admitted(self, welcome: pb.GatewayMessage, row: Any) -> None:
         if self.is_over or self._gateway.is_closing:
             return self.cut(going_away())
         if (other := self._gateway.sessions.pop(self._trainer, None)) is not None:
             other.cut(evicted(same_process=other.end.boot_id == self.end.boot_id))
         self._gateway.sessions[self._trainer] = self
-        self._say(self.end.welcome(actions, LEASE))
+        self._say(welcome)
+        self._looked(row)
         self._gateway.wake()
         return self._read_on()
 
@@ -269,12 +276,14 @@ class Session:
         self._gateway.ask(call, then, lambda: self.cut(unavailable), is_too_late)
 
     def look(self) -> None:
-        """Ends the stream where a newer Hello stands in the database."""
+        """Ends the stream where a newer Hello stands in the database; drains, resumes."""
         self._gateway.ask(lambda: self._world.model.current(self._trainer), self._looked, _nothing)
 
     def _looked(self, row: Any) -> None:
         if (refusal := self.end.look(row.hello.session_id, row.hello.boot_id)) is not None:
             self.cut(refusal)
+        else:
+            self.perform(self.end.drained(row.drain_reason))
 
     # What the protocol decides
 

@@ -66,6 +66,16 @@ def test_a_trainer_that_leaves_costs_no_attempt(seed: int) -> None:
         assert (tune.state, tune.attempts, tune.crashes) == (TuneState.SUCCEEDED, 1, 0), "\n".join(world.trace)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_trainer_that_is_drained_costs_no_attempt(seed: int) -> None:
+    world = World(seed, ["drain", "cut_stream", "kill_gateway"])
+
+    world.run()
+
+    for tune in world.model.tunes.values():
+        assert (tune.state, tune.attempts, tune.crashes) == (TuneState.SUCCEEDED, 1, 0), "\n".join(world.trace)
+
+
 def test_one_seed_gives_one_run() -> None:
     first, second = World(3), World(3)
 
@@ -111,6 +121,23 @@ def test_a_trainer_that_does_not_restate_what_it_holds_is_found_out(monkeypatch:
         return said
 
     monkeypatch.setattr(TrainerEnd, "_hello", incomplete)
+
+    assert found_out()
+
+
+def test_a_drain_that_never_ends_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    heed = TrainerEnd._heed
+
+    def once_and_for_all(self: TrainerEnd, *, drained: bool, why: str = "") -> object:
+        return heed(self, drained=drained or self.is_drained, why=why)
+
+    monkeypatch.setattr(TrainerEnd, "_heed", once_and_for_all)
+
+    assert found_out()
+
+
+def test_a_trainer_that_heeds_no_drain_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainerEnd, "_heed", lambda self, *, drained, why="": [])
 
     assert found_out()
 

@@ -211,7 +211,7 @@ class Process:
                         self.end.ask(request)
                 case protocol.Begin(assign):
                     self._attempts[Lease.of(assign.lease)] = Attempt(self, assign)
-                    self._world.witness.begun(self._host.name, len(self.end.leases), self._host.slots)
+                    self._world.witness.begun(self._boot, len(self.end.leases), self._host.slots)
                 case protocol.End(lease, ending, _):
                     if (attempt := self._attempts.get(lease)) is not None:
                         attempt.stop(ending)

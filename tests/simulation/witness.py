@@ -32,6 +32,7 @@ class Witness:
         self._world = world
         self._reported: dict[LeaseRef, int] = {}  # the newest report that is recorded
         self._lost: set[tuple[str, Lease]] = set()  # what a process knows to be lost
+        self._drained: set[str] = set()  # processes whose gateway has last said so
 
     def told(self, process: str, message: pb.GatewayMessage) -> None:
         """A trainer hears this now. Only what is recorded may be acknowledged, for he deletes it."""
@@ -48,11 +49,16 @@ class Witness:
                     if Lease(lease.tune_id, lease.epoch) == Lease.of(ack.lease)
                 ]
                 self._hold(max(known, default=0) >= ack.report_seq, f"{process} may forget what is not recorded: {ack}")
+        if message.HasField("drain") or message.heartbeat_ack.drained:
+            self._drained.add(process)
+        elif message.HasField("welcome") or message.HasField("heartbeat_ack"):
+            self._drained.discard(process)
         self._lost |= {(process, Lease.of(lease)) for lease in lost}
 
-    def begun(self, trainer: str, held: int, slots: int) -> None:
+    def begun(self, process: str, held: int, slots: int) -> None:
         """A trainer takes a tune."""
-        self._hold(held <= slots, f"{trainer} holds {held} tunes in {slots} slots")
+        self._hold(held <= slots, f"{process} holds {held} tunes in {slots} slots")
+        self._hold(process not in self._drained, f"{process} takes a tune, and knows that it is drained")
 
     def published(self, trainer: str, process: str, message: pb.TrainerMessage) -> None:
         """A trainer says this now. Its lease must not be anybody else's, nor have ended."""
@@ -116,6 +122,7 @@ class Witness:
             assert trainer.process is not None
             self._hold(len(trainer.process.end.leases) == 0, f"{trainer.name} still holds something")
             self._hold(not trainer.disk, f"{trainer.name} still has reports on its disk")
+            self._hold(not trainer.process.end.is_drained, f"{trainer.name} is still drained")
 
     def _conclude(self, tune: Tune) -> None:
         states = [write.state for write in tune.history]

@@ -38,6 +38,7 @@ FAULTS = (
     "block_to_trainer",
     "database_away",
     "cancel",
+    "drain",
 )
 
 
@@ -141,7 +142,10 @@ class World:
         return all(
             tune.state.public in ("succeeded", "failed", "cancelled") for tune in self.model.tunes.values()
         ) and all(
-            trainer.process is not None and not trainer.disk and len(trainer.process.end.leases) == 0
+            trainer.process is not None
+            and not trainer.disk
+            and len(trainer.process.end.leases) == 0
+            and not trainer.process.end.is_drained
             for trainer in self.trainers
         )
 
@@ -213,3 +217,14 @@ class World:
         self.say("caller", f"cancels {tune.id}")
         self.model.cancel(tune.tenant_id, tune.id)
         self.wake(lambda gateway: gateway.cancelled(tune.id))
+
+    def _drain(self) -> None:
+        """For a while: the last word is always that it is to work."""
+        trainer = self.chance.choice(self.trainers).name
+        self._want(trainer, "maintenance")
+        self.clock.after(self.chance.uniform(1.0, 40.0), lambda: self._want(trainer, None))
+
+    def _want(self, trainer: str, drain_reason: str | None) -> None:
+        self.say("operator", f"drains {trainer}" if drain_reason else f"resumes {trainer}")
+        self.model.want(trainer, drain_reason)
+        self.wake(lambda gateway: gateway.look_at(trainer))

@@ -417,7 +417,8 @@ class Model:
     def connect(self, hello: Hello) -> Hello | None:
         """The newest Hello takes the row. Returns whom it evicts: the Hello of the stream that lasted until now."""
         before = self.trainers.get(hello.trainer_id)
-        self.trainers[hello.trainer_id] = Trainer(hello, seen_at=self.now)
+        drain_reason = None if before is None else before.drain_reason
+        self.trainers[hello.trainer_id] = Trainer(hello, seen_at=self.now, drain_reason=drain_reason)
         evicted = before is not None and before.connected and before.hello.session_id != hello.session_id
         return before.hello if before is not None and evicted else None
 
@@ -438,6 +439,11 @@ class Model:
         trainer = self.trainers.get(trainer_id)
         if trainer is not None and trainer.hello.session_id == session_id:
             trainer.connected, trainer.free_slots = False, 0
+
+    def want(self, trainer_id: str, drain_reason: str | None) -> None:
+        """The operator drains a trainer, or resumes it: drain() and resume()."""
+        if (trainer := self.trainers.get(trainer_id)) is not None:
+            trainer.drain_reason = drain_reason
 
     # ---- What every move is made of: store/moves.py
 

@@ -157,6 +157,8 @@ class Trainer:
     """The newest Hello or beat."""
     connected: bool = True
     """Whether its stream lasts."""
+    drain_reason: str | None = None
+    """Why the operator wants it empty; None: it is to work."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ STALE, ABORT, Revoke and "lost" all mean the same: stop, say nothing, delete wha
                      │           └─ the lease is lost: stops, and no word more ──────────────────┘
                      └─ Rejected: no free slot, unknown engine, draining
 
+    our slots      given ──Drain, or a HeartbeatAck that says so──> drained: what is held goes on, no more is taken
+                     ^──── a HeartbeatAck that does not, or a new stream ────┘
+
     its lease      trusted <──Welcome CONTINUE or SEND_RESULT, a beat's "extended"── silent
                       └────────────────── (sent + lease - margin) has passed ──────────^
 
@@ -153,6 +156,14 @@ class Hand:
 
 
 @dataclass(frozen=True)
+class Heed:
+    """The operator wants this trainer empty, and why; or no longer: log it."""
+
+    drained: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Ignore:
     """The gateway is newer than we are: log it."""
 
@@ -172,7 +183,7 @@ class Leave:
     """All is given back: end the stream for good, once all is said."""
 
 
-Effect: TypeAlias = Greeted | Begin | End | Delete | Forget | Hand | Ignore | Close | Leave
+Effect: TypeAlias = Greeted | Begin | End | Delete | Forget | Hand | Heed | Ignore | Close | Leave
 
 
 @dataclass
@@ -188,6 +199,7 @@ class _Stream:
     asked: deque[pb.UrlRequest] = field(default_factory=deque)  # waits to be sent, after reports
     reported: dict[Lease, int] = field(default_factory=dict)  # the newest report_seq sent on this stream
     progress_from: dict[Lease, float] = field(default_factory=dict)  # when the next Progress may be sent
+    drained: bool = False  # what its gateway has last said of the operator's wish
 
 
 class TrainerEnd:
@@ -202,8 +214,7 @@ class TrainerEnd:
         self._stream: _Stream | None = None
         self._endings: dict[Lease, Ending] = {}
         self._uploading: set[tuple[Lease, int]] = set()
-        self._draining = False
-        self._leaving = False
+        self._leaving = False  # for good
 
     # The stream
 
@@ -211,6 +222,11 @@ class TrainerEnd:
     def is_welcomed(self) -> bool:
         """Whether there is a stream that has come to its Welcome."""
         return self._stream is not None and self._stream.beat_period is not None
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the operator wants this trainer empty, as the gateway has last said on this stream."""
+        return self._stream is not None and self._stream.drained
 
     def opened(self, session_id: str, now: float) -> None:
         """There is a stream, and nothing has been said on it."""
@@ -301,7 +317,7 @@ class TrainerEnd:
 
     def drain(self) -> Sequence[Effect]:
         """This process is to leave: takes no more, gives everything back."""
-        self._draining = self._leaving = True
+        self._leaving = True
         self._say_draining()
         effects = [effect for lease in self.leases.all() for effect in self._end(lease, Ending.RETURNED)]
         return effects if len(self.leases) > 0 else [Leave()]
@@ -329,8 +345,7 @@ class TrainerEnd:
             case "revoke":
                 return self._abandon(Lease.of(message.revoke.lease), message.revoke.reason)
             case "drain":
-                self._draining = True
-                return []
+                return self._heed(drained=True, why=message.drain.reason)
             case "reconnect":
                 return [Close(message.reconnect.reason, redirected=True)]
             case _:
@@ -344,7 +359,7 @@ class TrainerEnd:
         verdicts = self.leases.welcomed(welcome, stream.hello_sent)
         stream.beat_period = welcome.heartbeat.ToTimedelta().total_seconds()
         stream.next_beat = now
-        if self._draining:
+        if self._leaving:
             self._say_draining()
         effects: list[Effect] = [Greeted(verdicts)]
         for lease, action in verdicts.items():
@@ -358,7 +373,7 @@ class TrainerEnd:
         effects: list[Effect] = []
         if lease not in self.leases:
             can = self._trainer.ability()
-            refusal = self.leases.refusal(assign, can.engines, can.slots, draining=self._draining)
+            refusal = self.leases.refusal(assign, can.engines, can.slots, draining=self._takes_nothing())
             if refusal is not None:
                 rejected = pb.Rejected(lease=assign.lease, reason=refusal[0], details=refusal[1])
                 self._say(pb.TrainerMessage(rejected=rejected))
@@ -371,12 +386,21 @@ class TrainerEnd:
 
     def _beat_acknowledged(self, ack: pb.HeartbeatAck) -> Sequence[Effect]:
         self.leases.acknowledged(ack)
-        effects: list[Effect] = []
+        effects: list[Effect] = [*self._heed(drained=ack.drained)]
         for lease in map(Lease.of, ack.lost):
             effects += self._abandon(lease, "the gateway counts it as lost")
         for lease in map(Lease.of, ack.cancelled):
             effects += self._end(lease, Ending.CANCELLED)
         return effects
+
+    def _heed(self, *, drained: bool, why: str = "") -> Sequence[Effect]:
+        """The operator's wish, as the gateway knows it. It assigns nothing before it has heard of our free slots."""
+        assert self._stream is not None
+        if drained is self._stream.drained:
+            return []
+        self._stream.drained = drained
+        self.beat_soon()
+        return [Heed(drained, why)]
 
     def _report_acknowledged(self, ack: pb.ReportAck) -> Sequence[Effect]:
         lease = Lease.of(ack.lease)
@@ -435,7 +459,7 @@ class TrainerEnd:
         instead of going elsewhere.
         """
         can = self._trainer.ability()
-        free = can.slots - len(self.leases) if can.ready and not self._draining else 0
+        free = can.slots - len(self.leases) if can.ready and not self._takes_nothing() else 0
         return pb.Heartbeat(
             seq=self.leases.beat(now), free_slots=max(0, free), warm_checkpoints=can.warm, held=self.leases.restated()
         )
@@ -473,6 +497,9 @@ class TrainerEnd:
                 stream.progress_from[lease] = now + PROGRESS_PERIOD
                 return pb.TrainerMessage(progress=due)
         return None
+
+    def _takes_nothing(self) -> bool:
+        return self._leaving or self.is_drained
 
     def _say(self, message: pb.TrainerMessage) -> None:
         if self._stream is not None and self.is_welcomed:

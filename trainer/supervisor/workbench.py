@@ -193,6 +193,8 @@ class Workbench:
                     await self._forget(lease, outcome)
                 case protocol.Hand(urls):
                     self._urls.answered(urls)
+                case protocol.Heed(drained, why):
+                    log.warning("This trainer is drained" if drained else "This trainer works again", why=why)
                 case protocol.Ignore(arm):
                     log.warning("A message of the gateway is not known here and is ignored", arm=arm)
                 case protocol.Close(why, redirected):

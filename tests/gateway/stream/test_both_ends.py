@@ -219,6 +219,27 @@ async def test_a_trainer_told_to_end_gives_its_tune_back(service: Service) -> No
     assert returned.attempts == 0
 
 
+async def test_a_drained_trainer_finishes_its_tune_and_takes_the_next_when_it_is_resumed(service: Service) -> None:
+    first = await service.submit("waits")
+    await service.until(first, step=1)
+
+    await trainers.drain(service.database, "trainer-1", "a new disk")
+    async with asyncio.timeout(20):
+        while not service.supervisor.workbench._end.is_drained:  # noqa: ASYNC110  (as until() does: nobody else waits)
+            await asyncio.sleep(0.05)
+    second = await service.submit()
+    service.go()
+    done = await service.until(first, state=TuneState.SUCCEEDED)
+    [standing] = await trainers.list_trainers(service.database)
+    waiting = await service.until(second, state=TuneState.QUEUED)
+    await trainers.resume(service.database, "trainer-1")
+    await service.until(second, state=TuneState.SUCCEEDED, lease_epoch=1)
+
+    assert (done.attempts, done.lease_epoch) == (1, 1)
+    assert (standing.connected, standing.holds, standing.trainer.drain_reason) == (True, [], "a new disk")
+    assert waiting.lease_epoch == 0
+
+
 async def test_a_cancelled_tune_stops(service: Service) -> None:
     tune = await service.submit("waits")
     await service.until(tune, step=1)

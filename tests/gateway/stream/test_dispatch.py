@@ -1,10 +1,15 @@
 """Who gets which tune, and what he is told about it."""
 
 import hashlib
+from collections.abc import Sequence
 
-from store import assets, leases, trainers, tunes
+import grpc
+import pytest
+
+from store import assets, leases, tables, trainers, tunes
+from store.database import Database
 from store.states import TuneState
-from tests.gateway.stream.conftest import ENGINE, Stage
+from tests.gateway.stream.conftest import ENGINE, Stage, Trainer
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 from tunesmith.v1 import tune_pb2
 
@@ -108,6 +113,102 @@ async def test_a_draining_trainer_gets_nothing(stage: Stage) -> None:
     await trainer.beat()
 
     assert trainer.heard.empty()
+
+
+async def test_a_drained_trainer_hears_of_it_and_gets_nothing_until_it_is_resumed(stage: Stage) -> None:
+    gateway = await stage.gateway(poll_seconds=3600.0)
+    trainer = await stage.trainer(gateway)
+    await trainer.beat()
+
+    await trainers.drain(stage.database, "trainer-1", "a new disk")
+    drain = await trainer.hear("drain")
+    tune = await stage.submit()
+    ack = await trainer.beat()
+    idle = trainer.heard.empty()
+    counted = gateway.metric("tunesmith_trainers_drained")
+    await trainers.resume(stage.database, "trainer-1")
+    assign = await trainer.hear("assign")
+
+    assert (drain.reason, ack.drained, idle, counted) == ("a new disk", True, True, 1)
+    assert assign.lease.tune_id == tune.id
+    assert not (await trainer.beat(assign.lease, free_slots=0)).drained
+    assert gateway.metric("tunesmith_trainers_drained") == 0
+
+
+async def test_drain_is_the_second_word_that_a_drained_trainer_hears(stage: Stage) -> None:
+    gateway = await stage.gateway()
+    tune = await stage.submit()
+    first = await stage.trainer(gateway)
+    assign = await first.take()
+    await stage.until(tune.id, TuneState.RUNNING)
+    await stage.submit("second")
+    await trainers.drain(stage.database, "trainer-1", "a new disk")
+    await first.leave()
+
+    held = [pb.HeldAttempt(lease=assign.lease)]
+    again = await stage.trainer(gateway, held=held, slots=2)
+    welcome = await again.heard.get()
+    drain = await again.heard.get()
+    await again.beat(assign.lease)
+
+    assert [each.action for each in welcome.welcome.held] == [pb.HELD_ACTION_CONTINUE]
+    assert drain.drain.reason == "a new disk"
+    assert again.heard.empty()
+
+
+async def test_a_drained_trainer_finishes_what_it_has(stage: Stage) -> None:
+    gateway = await stage.gateway()
+    tune = await stage.submit()
+    trainer = await stage.trainer(gateway)
+    assign = await trainer.take()
+    await trainers.drain(stage.database, "trainer-1", "a new disk")
+    await trainer.hear("drain")
+
+    ack = await trainer.report(finished=await stage.upload_lora(assign.lease))
+
+    assert ack.outcome == pb.REPORT_OUTCOME_RECORDED
+    assert (await stage.tune(tune.id)).state is TuneState.SUCCEEDED
+
+
+async def test_polling_finds_a_drain_and_its_end_that_no_wake_up_told(stage: Stage) -> None:
+    await stage.gateway()
+    other = await stage.gateway(gateway_id="gateway-2")  # SQLite's wake-ups stay in one process's own database
+    trainer = await stage.trainer(other)
+    await trainer.hear("welcome")
+
+    await trainers.drain(stage.database, "trainer-1", "a new disk")
+    drain = await trainer.hear("drain")
+    await stage.submit()
+    await trainers.resume(stage.database, "trainer-1")
+    await trainer.hear("assign")
+
+    assert drain.reason == "a new disk"
+
+
+async def test_a_process_that_comes_while_rows_are_read_is_not_evicted_by_the_row_before(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await stage.gateway(poll_seconds=3600.0)
+    first = await stage.trainer(gateway)
+    await first.beat()
+    find = trainers.find
+    newer: list[Trainer] = []
+
+    async def find_slowly(database: Database, trainer_ids: Sequence[str]) -> list[tables.Trainer]:
+        rows = await find(database, trainer_ids)
+        if not newer:
+            newer.append(await stage.trainer(gateway, boot_id="boot-2"))
+            await newer[0].hear("welcome")
+        return rows
+
+    monkeypatch.setattr(trainers, "find", find_slowly)
+    stage.database.wakeups.publish("trainer", "trainer-1")
+    ended = await first.end()
+    await newer[0].beat()
+    await trainers.drain(stage.database, "trainer-1", "a new disk")
+
+    assert ended == (grpc.StatusCode.ALREADY_EXISTS, "DUPLICATE_TRAINER")
+    assert (await newer[0].hear("drain")).reason == "a new disk"
 
 
 async def test_an_assignment_that_is_not_accepted_is_withdrawn_and_costs_no_attempt(stage: Stage) -> None:

@@ -239,6 +239,41 @@ def test_who_drains_is_given_nothing_more() -> None:
     assert made.free_slots(0.0) == 0
 
 
+def test_a_drained_trainer_is_told_once_and_given_nothing_whatever_it_says() -> None:
+    made = end()
+
+    first, again = made.drained("a new disk"), made.drained("a new disk")
+    hear(made, heartbeat=pb.Heartbeat(seq=1, free_slots=2))
+
+    assert first == [Say(pb.GatewayMessage(drain=pb.Drain(reason="a new disk")), droppable=True)]
+    assert again == []
+    assert made.free_slots(0.0) == 0
+
+
+def test_every_beats_answer_says_whether_the_trainer_is_drained_and_so_ends_it() -> None:
+    made = end()
+    made.drained("a new disk")
+
+    while_drained = made.answered(Renew(1, []), None, 0.0)
+    effects = made.drained(None)
+    afterwards = made.answered(Renew(2, []), Renewal(extended=[], lost=[], cancelled=[]), 0.0)
+
+    assert while_drained == [Say(pb.GatewayMessage(heartbeat_ack=pb.HeartbeatAck(seq=1, drained=True)))]
+    assert effects == [SlotFreed()]
+    assert afterwards == [Say(pb.GatewayMessage(heartbeat_ack=pb.HeartbeatAck(seq=2))), SlotFreed()]
+    assert made.free_slots(0.0) == 2
+
+
+def test_who_leaves_is_given_nothing_though_the_operator_resumes_it() -> None:
+    made = end()
+    hear(made, draining=pb.Draining(reason="maintenance"))
+
+    made.drained("a new disk")
+    made.drained(None)
+
+    assert made.free_slots(0.0) == 0
+
+
 def test_slots_that_the_trainer_cannot_fill_are_not_free() -> None:
     made = running(ONE)
 

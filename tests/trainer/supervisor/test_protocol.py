@@ -313,6 +313,67 @@ def test_who_leaves_says_so_returns_all_and_ends_the_stream_when_that_is_recorde
     assert bench.hear(1.0, report_ack=ack) == [protocol.Forget(ONE, "lease_returned"), protocol.Leave()]
 
 
+def drained_bench(bench: Bench) -> Bench:
+    """With one tune at work, and its gateway has said Drain."""
+    bench.take()
+    assert bench.hear(1.0, drain=pb.Drain(reason="a new disk")) == [protocol.Heed(drained=True, why="a new disk")]
+    return bench
+
+
+def refused(bench: Bench, now: float) -> list[str]:
+    """Why the next assignment is not taken."""
+    bench.hear(now, assign=pb.Assign(lease=pb.Lease(tune_id="tune_2", epoch=1), engine="image/a"))
+    return [message.rejected.reason for message in bench.sent(now) if message.HasField("rejected")]
+
+
+def test_a_drained_trainer_takes_no_more_and_keeps_what_it_has(bench: Bench) -> None:
+    drained_bench(bench)
+
+    [beat] = bench.sent(1.0)
+
+    assert (beat.heartbeat.free_slots, len(beat.heartbeat.held)) == (0, 1)
+    assert refused(bench, 1.0) == ["DRAINING"]
+
+
+def test_a_beats_answer_repeats_a_drain_that_was_lost(bench: Bench) -> None:
+    told = bench.hear(1.0, heartbeat_ack=pb.HeartbeatAck(seq=1, drained=True))
+    again = bench.hear(1.0, heartbeat_ack=pb.HeartbeatAck(seq=1, drained=True))
+
+    assert (told, again) == ([protocol.Heed(drained=True)], [])
+    assert refused(bench, 1.0) == ["DRAINING"]
+
+
+def test_a_beats_answer_ends_a_drain_and_is_answered_with_free_slots_at_once(bench: Bench) -> None:
+    drained_bench(bench)
+    bench.sent(1.0)
+
+    told = bench.hear(2.0, heartbeat_ack=pb.HeartbeatAck(seq=2))
+
+    assert told == [protocol.Heed(drained=False)]
+    assert [message.heartbeat.free_slots for message in bench.sent(2.0)] == [1]
+    assert refused(bench, 2.0) == []
+
+
+def test_a_drain_holds_for_one_stream(bench: Bench) -> None:
+    drained_bench(bench)
+    bench.end.lost()
+
+    bench.connect(3.0)
+
+    assert bench.said(3.0) == ["heartbeat"]
+    assert refused(bench, 3.0) == []
+
+
+def test_who_leaves_takes_no_more_though_the_drain_ends(bench: Bench) -> None:
+    drained_bench(bench)
+    bench.end.drain()
+    bench.sent(1.0)
+
+    bench.hear(2.0, heartbeat_ack=pb.HeartbeatAck(seq=2))
+
+    assert refused(bench, 2.0) == ["DRAINING"]
+
+
 def test_who_holds_nothing_leaves_at_once(bench: Bench) -> None:
     assert bench.end.drain() == [protocol.Leave()]
 
