@@ -1,5 +1,5 @@
-"""Does one piece of work in the database of TUNESMITH_DATABASE_URL. Called by the commands that look after keys and
-tenants; knows neither."""
+"""Does one piece of work in the database of TUNESMITH_DATABASE_URL. Called by the commands that look after keys,
+tenants and trainers; knows none of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from store.database import Database
 from store.errors import StoreError
 
 
-def in_database(work: Callable[[Database], Awaitable[None]]) -> int:
-    """Runs it; returns the exit code. The schema is made if no gateway has done so yet."""
+def in_database(work: Callable[[Database], Awaitable[None]], *, wakes: bool = False) -> int:
+    """Runs it; returns the exit code. The schema is made if no gateway has done so yet.
+
+    `wakes`: gateways are to hear of it at once.
+    """
 
     async def run(url: str) -> None:
-        database = await Database.open(url, pool_size=1, wakeups=False)
+        database = await Database.open(url, pool_size=1, wakeups=wakes)
         try:
             await database.migrate()
             await work(database)

@@ -8,6 +8,7 @@ import sys
 
 import cyclopts
 
+from gateway.cli.columns import lines
 from gateway.cli.database import in_database
 from store import tenants
 from store.database import Database
@@ -40,7 +41,7 @@ def set_limits(
         changed = await tenants.set_limits(
             database, name, weight=weight, running_limit=running_limit, queue_limit=queue_limit
         )
-        print("\n".join(table([changed])), file=sys.stderr)
+        print(_table([changed]), file=sys.stderr)
 
     return in_database(change)
 
@@ -50,16 +51,13 @@ def list_tenants() -> int:
     """Print all tenants with their shares, their limits, and how many of their tunes run and wait."""
 
     async def show(database: Database) -> None:
-        print("\n".join(table(await tenants.list_tenants(database))))
+        print(_table(await tenants.list_tenants(database)))
 
     return in_database(show)
 
 
-def table(rows: list[Tenant]) -> list[str]:
-    """Lines of columns, the first one their names."""
-    cells = [COLUMNS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+def _table(rows: list[Tenant]) -> str:
+    return lines([COLUMNS, *map(_cells, rows)])
 
 
 def _cells(row: Tenant) -> tuple[str, ...]:
