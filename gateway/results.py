@@ -34,6 +34,7 @@ TERMINAL = frozenset({"finished", "failed", "cancel_observed", "lease_returned"}
 #: Arms that bear a report_seq.
 REPORTS = TERMINAL | {"event", "snapshot_ready"}
 
+SNAPSHOT_UNREAD = "SNAPSHOT_UNREAD"  # a trainer could not go on from a snapshot that is whole
 TAKEN = "it was taken away while it was looked at"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -85,17 +86,7 @@ class Results:
             case "finished":
                 return await self._finished(lease, message.finished)
             case "failed":
-                failed = message.failed
-                return await reports.fail(
-                    self._database,
-                    lease,
-                    failed.report_seq,
-                    failed.reason,
-                    failed.details,
-                    retryable=failed.retryable,
-                    crashed=failed.crashed,
-                    max_attempts=self._max_attempts,
-                )
+                return await self._failed(lease, message.failed)
             case "cancel_observed":
                 observed = message.cancel_observed
                 return await reports.observe_cancel(self._database, lease, observed.report_seq, observed.step)
@@ -180,6 +171,33 @@ class Results:
             f"A result is {outcome}", action="result", tune_id=lease.tune_id, epoch=lease.epoch, lora_asset_id=asset_id
         )
         return outcome
+
+    async def _failed(self, lease: LeaseRef, failed: pb.Failed) -> Outcome:
+        reason = failed.reason
+        if reason == reports.SNAPSHOT_REFUSED and await self._has_whole_snapshot(lease):
+            reason = SNAPSHOT_UNREAD
+        return await reports.fail(
+            self._database,
+            lease,
+            failed.report_seq,
+            reason,
+            failed.details,
+            retryable=failed.retryable,
+            crashed=failed.crashed,
+            max_attempts=self._max_attempts,
+        )
+
+    async def _has_whole_snapshot(self, lease: LeaseRef) -> bool:
+        """Whether the tune's newest snapshot is what was recorded: were a trainer's word enough, one that is at fault,
+        or cut off from the objects, could throw away a night's work of others.
+        """
+        tune = await leases.is_current(self._database, lease)
+        if tune is None or tune.snapshot_key is None:
+            return False
+        try:
+            return await self._objects.hash(tune.snapshot_key) == (tune.snapshot_sha256, tune.snapshot_size_bytes)
+        except ObjectMissing:
+            return False
 
     async def _known(self, lease: LeaseRef, report_seq: int) -> Outcome | None:
         """What is to be answered without a look at the object; None where it is still to be committed."""

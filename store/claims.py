@@ -245,7 +245,7 @@ class _Judged:
 def _judge_files(tune: Tune, known: dict[str, Asset]) -> _Judged:
     """What is not there to be trained on, each with its reason. Judged once: a later attempt sees the same pictures."""
     if tune.available is not None:
-        return _Judged()
+        return _judged_before(tune, known)
     faults = [(id, *fault) for id, _ in tune.files if (fault := _fault(known.get(id))) is not None]
     unready = [id for id, reason, _ in faults if reason == "NOT_UPLOADED"]
     rejected = [id for id, reason, _ in faults if reason != "NOT_UPLOADED"]
@@ -264,6 +264,14 @@ def _judge_files(tune: Tune, known: dict[str, Asset]) -> _Judged:
         return _Judged(verdicts, {**values, "status_details": f"Goes on without {which}. {why}"})
     reason = "UNREADY_PICTURES" if unready and not rejected else "REJECTED_PICTURES"
     return _Judged(verdicts, values, (reason, f"{which} cannot be used. {why}"))
+
+
+def _judged_before(tune: Tune, known: dict[str, Asset]) -> _Judged:
+    """A trainer may have refused a picture and died before it could say that the tune has failed for it."""
+    if tune.continue_on_rejection or not tune.rejected:
+        return _Judged()
+    which = " and ".join(_called(known.get(id)) for id in tune.rejected)
+    return _Judged(failure=("REJECTED_PICTURES", f"{which} cannot be used; the events say why."))
 
 
 def _fault(file: Asset | None) -> tuple[str, str] | None:

@@ -45,7 +45,8 @@ POSTGRESQL = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
-    "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s"
+    # A gateway that freezes amid a transaction must not keep its locks from the others for as long as a lease lasts.
+    "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
     " -c client_connection_check_interval=2s -c timezone=UTC",
 }
 
@@ -131,10 +132,11 @@ class Database:
     async def migrate(self) -> None:
         """Brings the tables to the newest version; one process at a time does, the others wait."""
         async with self.write() as transaction:
-            if self.dialect == "postgresql":  # BEGIN IMMEDIATE is lock enough there; here it ends with the transaction
-                await transaction.execute(text("SELECT pg_advisory_xact_lock(hashtext('tunesmith.migrate'))"))
+            if self.dialect == "postgresql":
                 await transaction.execute(text("SET LOCAL statement_timeout = 0"))
                 async with patient(transaction.connection):
+                    # Ends with the transaction. On SQLite BEGIN IMMEDIATE is lock enough.
+                    await transaction.execute(text("SELECT pg_advisory_xact_lock(hashtext('tunesmith.migrate'))"))
                     await transaction.connection.run_sync(migrations.upgrade)
             else:
                 await transaction.connection.run_sync(migrations.upgrade)

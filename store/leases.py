@@ -89,7 +89,7 @@ def holds(lease: LeaseRef, tune: Tune) -> bool:
 
 
 async def is_current(db: Database, lease: LeaseRef) -> Tune | None:
-    """The tune if the lease is still the trainer's, for signing URLs; None where it is stale. Writes nothing."""
+    """The tune if the lease is still the trainer's; None where it is stale. Writes nothing."""
     async with db.read() as connection:
         row = (await connection.execute(_CURRENT, {"tune": lease.tune_id})).first()
     tune = None if row is None else record(Tune, row)

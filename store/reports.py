@@ -1,5 +1,5 @@
-"""What an attempt reports: progress, events, snapshots, and how it ended. Called by gateway/session for the messages
-of the same names; each is one transaction behind the fence of leases.py.
+"""What an attempt reports: progress, events, snapshots, and how it ended. Called by gateway/results and progress for
+the messages of the same names; each is one transaction behind the fence of leases.py.
 """
 
 from __future__ import annotations

@@ -349,7 +349,7 @@ class Tune(SQLModel, table=True):
     steps: int
     """Optimizer steps wanted."""
     continue_on_rejection: bool = False
-    """Whether refused files fail it."""
+    """Whether it goes on without refused files, rather than fail."""
     metadata_: dict[str, str] = _json("metadata", "{}")
     """The caller's own pairs."""
     priority: int = 0

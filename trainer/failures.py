@@ -75,9 +75,10 @@ class CheckpointUnreadable(TuneFault):
 
 
 class RecipeMismatch(TuneFault):
-    """The resolved recipe does not fit the pictures at hand."""
+    """The resolved recipe does not fit the pictures at hand, or is of another version; another trainer may know it."""
 
     reason = "RECIPE_MISMATCH"
+    retryable = True
 
 
 class SnapshotRefused(TuneFault):

@@ -74,6 +74,16 @@ def gateway_ended(stage: Stage, chance: random.Random) -> None:
     _one([gateway for gateway in stage.gateways if gateway.is_alive()], chance).send(signal.SIGTERM)
 
 
+def everything_killed(stage: Stage, chance: random.Random) -> Healing | None:
+    """As by a power cut: all gateways and trainers at once, and PostgreSQL without a word."""
+    if stage.postgres is not None and not stage.postgres.is_running():
+        raise NotNow
+    for part in stage.parts():
+        if part.is_alive():
+            part.daemon.kill()
+    return None if stage.postgres is None else _stop_database(stage, chance, signal.SIGQUIT)
+
+
 # Processes hang, and go on as if nothing had been.
 
 
@@ -166,6 +176,7 @@ DECK: Mapping[Fault, int] = {
     trainer_drained: 1,
     gateway_killed: 2,
     gateway_ended: 1,
+    everything_killed: 1,
     engine_hung: 1,
     trainer_hung: 2,
     gateway_hung: 1,

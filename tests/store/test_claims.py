@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from sqlalchemy import update
 
-from store import assets, events, keys, leases, tunes
+from store import assets, events, keys, leases, reports, tunes
 from store.database import Database
 from store.states import TuneState
 from store.tables import Tenant, tenants
@@ -199,6 +199,23 @@ async def test_files_that_are_not_there_are_left_out_where_the_caller_wants_it(w
     assert [file.id for file, _ in claim.files] == [good.id]
     assert (claim.tune.available, claim.tune.unready) == (1, [unready.id])
     assert unready.name in claim.tune.status_details
+
+
+async def test_a_picture_that_a_trainer_refused_before_it_died_fails_the_tune_all_the_same(world: World) -> None:
+    files = [await world.file(), await world.file()]
+    tune = (await tunes.submit(world.database, world.new_tune(files))).tune
+    claim = await world.claim()
+    assert claim is not None
+    await leases.accept(world.database, claim.lease)
+    verdict = {"file_id": files[0].id, "accepted": False, "reason": "TRUNCATED", "details": "ends early"}
+    await reports.record_event(world.database, claim.lease, 1, "verdict", verdict)
+    await world.pass_time(LEASE + 1)
+
+    again = await world.claim("trainer-2")
+
+    failed = await world.tune(tune.id)
+    assert (again, failed.state) == (None, TuneState.FAILED)
+    assert files[0].id in failed.status_details
 
 
 async def test_a_tune_with_no_file_left_fails_whatever_the_caller_wants(world: World) -> None:

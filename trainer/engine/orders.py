@@ -25,7 +25,7 @@ class Orders:
         return self._stop is not None and self._stop.snapshot
 
     def note(self, message: Stop | SnapshotUploaded) -> None:
-        """Takes one. A second Stop may outweigh the first: a tune that is given back may be cancelled meanwhile."""
+        """Takes one."""
         if isinstance(message, Stop):
             self._stop = message
         else:

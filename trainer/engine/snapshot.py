@@ -138,7 +138,7 @@ class Keeper:
         path = self._folder / f"snapshot-{snapshot.step}.safetensors"
         try:
             sha256, size = write(path, snapshot)
-        except (OSError, SafetensorError) as exc:  # a full disk costs the snapshot, not the tune
+        except Exception as exc:  # a full disk or too little memory costs the snapshot, not the tune
             self._outstanding = False
             self._complain(f"the snapshot of step {snapshot.step} could not be written: {exc}")
         else:

@@ -322,7 +322,7 @@ class _Deadline:
         self._step_deadline = step_deadline
         self._ended = ended
         self._phase = "judging"
-        self._paces: deque[float] = deque(maxlen=20)  # seconds that the steps of each of the last messages took
+        self._paces: deque[float] = deque(maxlen=20)  # seconds that each of the last steps took
 
     def seconds(self) -> float:
         """From the last message on."""
@@ -335,7 +335,7 @@ class _Deadline:
         if isinstance(message, pipe.PhaseChanged):
             self._phase = message.phase
         elif isinstance(message, pipe.Stepped):
-            self._paces.append(sum(line.seconds for line in message.steps))
+            self._paces.extend(line.seconds for line in message.steps)
 
     async def wait(self, heard: asyncio.Queue[TuneMessage | EngineDied]) -> TuneMessage | EngineDied:
         """The next message. Once the tune is told to stop, another clock counts.

@@ -67,11 +67,11 @@ class Connection:
         self._leaving = False
 
     def leave(self) -> None:
-        """The next end of a stream is the last."""
+        """The next end of a stream is the last, unless there is still something to give back."""
         self._leaving = True
 
     async def run(self) -> None:
-        """Connects again and again; returns after `leave`.
+        """Connects again and again; returns after `leave`, once nothing is held.
 
         Raises:
             Refused: Token or configuration is wrong.
@@ -79,18 +79,21 @@ class Connection:
         """
         backoff = Backoff(first=0.5, most=10.0)
         addresses = itertools.cycle(random.sample(self._settings.gateways, len(self._settings.gateways)))
-        while not self._leaving:
+        while not self._is_done():
             address = next(addresses)
             started = time.monotonic()
             async with self._channel(address) as channel:
                 end = await self._session().run(channel)
-            if self._leaving:
+            if self._is_done():
                 return
             log.warning("The stream has ended", gateway=address, code=end.code and end.code.name, details=end.details)
             self._judge(end)
             if end.welcomed and (end.redirected or time.monotonic() - started > STEADY):
                 backoff.reset()
             await asyncio.sleep(backoff.next(self._longest_wait()) if not _is_fault_of_ours(end) else _long_wait())
+
+    def _is_done(self) -> bool:
+        return self._leaving and not self._holds_work()
 
     def _judge(self, end: End) -> None:
         if end.code == grpc.StatusCode.ALREADY_EXISTS:

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 PARALLEL = 8  # downloads at the same time
 CHUNK = 1 << 20  # bytes hashed and written at once, in a thread
 TRIES = 3  # wrong answers: bytes that are not the file's, or a URL that is refused though it is fresh
-PATIENCE = 600.0  # seconds that a server which is away is waited for: that is no fault of the file's
+PATIENCE = 600.0  # seconds without a byte that a server which is away is waited for: that is no fault of the file's
 
 
 class DownloadFailed(Exception):
@@ -112,10 +112,10 @@ class Downloads:
 
     async def _fetch(self, wanted: Wanted, path: Path, fresh_url: Callable[[], Awaitable[str]]) -> None:
         url, wrong = wanted.url, 0
-        backoff, until = Backoff(first=0.5, most=15.0), time.monotonic() + PATIENCE
+        backoff, silence = Backoff(first=0.5, most=15.0), _Silence()
         while wrong < TRIES:
             try:
-                return await self._fetch_once(wanted, url, path)
+                return await self._fetch_once(wanted, url, path, silence)
             except httpx.HTTPStatusError as exc:
                 problem = f"the server answered {exc.response.status_code}"
                 if exc.response.status_code < 500 and exc.response.status_code not in (408, 429):
@@ -131,13 +131,13 @@ class Downloads:
                 problem = str(exc)
                 wrong += 1
             log.warning("A download failed", name=wanted.name, wrong=wrong, problem=problem)
-            if time.monotonic() > until:
+            if silence.seconds() > PATIENCE:
                 raise ServerAway(f"{wanted.name} could not be fetched for {PATIENCE:.0f} s: {problem}")
             if wrong < TRIES:
                 await asyncio.sleep(backoff.next())
         raise DownloadDamaged(f"{wanted.name} could not be fetched: {problem}")
 
-    async def _fetch_once(self, wanted: Wanted, url: str, path: Path) -> None:
+    async def _fetch_once(self, wanted: Wanted, url: str, path: Path, silence: _Silence) -> None:
         temporary = self._folder / "incoming" / f"{wanted.sha256}.{os.urandom(4).hex()}"
         digest, size = hashlib.sha256(), 0
         try:
@@ -147,6 +147,7 @@ class Downloads:
                 with temporary.open("wb") as out:
                     async for chunk in response.aiter_bytes(CHUNK):
                         size += len(chunk)
+                        silence.broken()
                         if size > wanted.size_bytes:
                             raise _Mismatch(f"it is larger than the {wanted.size_bytes} bytes that it should have")
                         await asyncio.to_thread(_store, out.write, digest.update, chunk)
@@ -169,6 +170,25 @@ class Downloads:
             path.unlink(missing_ok=True)
             excess -= size
             log.info("Pruned the cache", path=path.name, size_bytes=size)
+
+
+class _Silence:
+    """How long nothing has come from a server."""
+
+    def __init__(self) -> None:
+        self._since = self.now()
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def broken(self) -> None:
+        """Something has come."""
+        self._since = self.now()
+
+    def seconds(self) -> float:
+        """Since the last byte, or the beginning."""
+        return self.now() - self._since
 
 
 class _Mismatch(Exception):

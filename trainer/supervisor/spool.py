@@ -85,13 +85,20 @@ class Spool:
         return terminal
 
     async def append(self, lease: Lease, message: pb.TrainerMessage, file: Path | None = None) -> Report:
-        """Numbers a report and puts it on the disk. `file` is moved into the spool."""
+        """Numbers a report and puts it on the disk. `file` is moved into the spool.
+
+        Goes on to its end also where its caller is cancelled: the thread that writes does so too, and the next report
+        must not take the same number.
+        """
+        return await asyncio.shield(self._appended(lease, message, file))
+
+    async def _appended(self, lease: Lease, message: pb.TrainerMessage, file: Path | None) -> Report:
         async with self._writing:
             seq = self._last_seq.get(lease, 0) + 1
             getattr(message, arm_of(message)).report_seq = seq
             report = Report(lease, seq, message, file, uploaded=file is None)
             try:
-                report.file = await asyncio.to_thread(self._write, report)
+                await asyncio.to_thread(self._write, report)
             except OSError as exc:
                 # Better told once than never: where the disk is full, memory has to do.
                 log.error("A report could not be spooled and is kept in memory only", lease=str(lease), error=str(exc))
@@ -123,14 +130,12 @@ class Spool:
             self._last_seq.pop(lease, None)
             await asyncio.to_thread(shutil.rmtree, self._folder / str(lease), ignore_errors=True)
 
-    def _write(self, report: Report) -> Path | None:
+    def _write(self, report: Report) -> None:
         folder = self._folder / str(report.lease)
         folder.mkdir(exist_ok=True)
         path = folder / f"{report.seq:08d}.report"
-        target = None
-        if report.file is not None:
-            target = path.with_suffix(".object")
-            report.file.replace(target)
+        if report.file is not None:  # first, and it takes no room: where there is none for the report, the file is safe
+            report.file = report.file.replace(path.with_suffix(".object"))
         temporary = path.with_suffix(".part")
         with temporary.open("wb") as out:
             out.write(report.message.SerializeToString())
@@ -140,7 +145,6 @@ class Spool:
         _sync(folder)
         if report.seq == 1:
             _sync(self._folder)
-        return target
 
     def _delete(self, report: Report) -> None:
         path = self._folder / str(report.lease) / f"{report.seq:08d}.report"

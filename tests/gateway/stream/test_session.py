@@ -203,6 +203,30 @@ async def test_a_snapshot_is_verified_and_comes_with_the_next_assign(stage: Stag
     assert (await stage.until(tune.id, TuneState.RUNNING)).attempts == 1
 
 
+@pytest.mark.parametrize("is_damaged", [True, False])
+async def test_a_snapshot_is_given_up_only_where_it_is_damaged_whatever_a_trainer_says(
+    stage: Stage, is_damaged: bool
+) -> None:
+    gateway = await stage.gateway()
+    tune = await stage.submit()
+    trainer = await stage.trainer(gateway)
+    assign = await trainer.take()
+    await stage.put(f"incoming/{tune.id}/1/snapshots/2.safetensors", b"a snapshot")
+    sha256 = hashlib.sha256(b"a snapshot").hexdigest()
+    uploaded = pb.UploadedObject(name="snapshots/2.safetensors", sha256=sha256, size_bytes=10)
+    await trainer.report(snapshot_ready=pb.SnapshotReady(lease=assign.lease, report_seq=1, step=2, object=uploaded))
+    key = (await stage.tune(tune.id)).snapshot_key
+    assert key is not None
+    if is_damaged:
+        await stage.put(key, b"A snapshot")
+
+    failed = pb.Failed(lease=assign.lease, report_seq=2, reason="SNAPSHOT_REFUSED", details="so it is", retryable=True)
+    await trainer.report(failed=failed)
+
+    row = await stage.tune(tune.id)
+    assert (row.snapshot_key, row.crashes) == ((None, 0) if is_damaged else (key, 1))
+
+
 async def test_the_third_snapshot_takes_the_place_of_the_first(stage: Stage) -> None:
     gateway = await stage.gateway()
     tune = await stage.submit()

@@ -35,7 +35,9 @@ async def waits(monkeypatch: pytest.MonkeyPatch, count: int, lease_seconds: floa
         return Refusing()
 
     settings = Settings(trainer_id="trainer-1", trainer_token="tt_1", gateways=("127.0.0.1:1", "127.0.0.1:2"))
-    connection = Connection(settings, session, holds_work=lambda: True, lease_seconds=lambda: lease_seconds)
+    connection = Connection(
+        settings, session, holds_work=lambda: len(found) < count, lease_seconds=lambda: lease_seconds
+    )
     monkeypatch.setattr(asyncio, "sleep", note)
     await connection.run()
     return found
@@ -54,3 +56,24 @@ async def test_all_gateways_are_called_before_a_lease_ends_however_often_they_ha
     found = await waits(monkeypatch, 12, lease_seconds=3.0)
 
     assert max(found) <= 0.5
+
+
+async def test_who_leaves_calls_on_while_there_is_something_to_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def session() -> Any:
+        nonlocal calls
+        calls += 1
+        return Refusing()
+
+    async def at_once(seconds: float) -> None:
+        """Waits for nothing."""
+
+    monkeypatch.setattr(asyncio, "sleep", at_once)
+    settings = Settings(trainer_id="trainer-1", trainer_token="tt_1")
+    connection = Connection(settings, session, holds_work=lambda: calls < 3, lease_seconds=lambda: 45.0)
+    connection.leave()
+
+    await connection.run()
+
+    assert calls == 3

@@ -138,6 +138,19 @@ async def test_a_server_that_comes_back_is_tried_again(
     assert (await downloads.fetch(wanted(objects), no_url)).read_bytes() == BODY
 
 
+async def test_a_slow_file_is_no_server_that_is_away(
+    downloads: Downloads, objects: FakeObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is when something has come last, not when one began."""
+    monkeypatch.setattr("trainer.supervisor.downloads.PATIENCE", 5.0)
+    times = iter([0.0, 600.0, 604.0])  # the beginning, the first bytes, the loss of the connection
+    monkeypatch.setattr("trainer.supervisor.downloads._Silence.now", lambda _: next(times, 604.0))
+    it = wanted(objects, sha256="0" * 64)
+
+    with pytest.raises(DownloadFailed, match="was wanted"):  # three times in full, and not given up before
+        await downloads.fetch(it, no_url)
+
+
 async def test_a_refused_url_is_replaced(
     downloads: Downloads, objects: FakeObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:

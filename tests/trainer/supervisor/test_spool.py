@@ -1,11 +1,13 @@
 """Reports outlive the process that wrote them."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from trainer.supervisor.leases import Lease
-from trainer.supervisor.spool import Spool
+from trainer.supervisor.spool import Report, Spool
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
 LEASE = Lease("tune_1", 3)
@@ -88,6 +90,54 @@ async def test_the_acknowledgement_of_a_result_deletes_all_of_it(spool: Spool, t
 
     assert spool.waiting(LEASE) == []
     assert not list((tmp_path / "spool").iterdir())
+
+
+async def test_a_report_whose_caller_is_cancelled_keeps_its_number_and_the_next_one_its_file(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a snapshot was just being reported when the LoRA came."""
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(b"lora")
+    writing, go_on = threading.Event(), threading.Event()
+    write = spool._write
+
+    def slow(report: Report) -> None:
+        writing.set()
+        assert go_on.wait(20)
+        write(report)
+
+    monkeypatch.setattr(spool, "_write", slow)
+    first = asyncio.create_task(spool.append(LEASE, warning()))
+    await asyncio.to_thread(writing.wait, 20)
+
+    first.cancel()
+    second = asyncio.create_task(spool.append(LEASE, finished(), lora))
+    await asyncio.wait([first])
+    go_on.set()
+    report = await second
+
+    assert [each.seq for each in spool.waiting(LEASE)] == [1, 2]
+    assert report.file is not None
+    assert report.file.read_bytes() == b"lora"
+    (terminal,) = Spool(tmp_path / "spool").recover()
+    assert (terminal.seq, terminal.arm) == (2, "finished")
+
+
+async def test_a_disk_that_is_full_for_the_report_does_not_lose_the_file(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(b"lora")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainer.supervisor.spool.os.fsync", full)
+
+    report = await spool.append(LEASE, finished(), lora)
+
+    assert report.file is not None
+    assert report.file.read_bytes() == b"lora"
 
 
 async def test_a_full_disk_keeps_the_report_in_memory(spool: Spool, tmp_path: Path) -> None:
