@@ -97,14 +97,11 @@ class Dispatcher:
             before = await trainers.connect(self._database, row)
         except StateForbids as exc:
             raise evicted(same_process=True) from exc
-        if (older := self._sessions.pop(trainer_id, None)) is not None:
-            older.cut(evicted(same_process=older.boot_id == hello.boot_id))
+        self._cut_older(session)
         await session.welcome()
         if self._closing:
             raise going_away()
-        # A newer Hello may have come while the database was asked: whoever is admitted last stays.
-        if (other := self._sessions.pop(trainer_id, None)) is not None:
-            other.cut(evicted(same_process=other.boot_id == hello.boot_id))
+        self._cut_older(session)
         self._sessions[trainer_id] = session
         self._count()
         self._work.set()
@@ -118,6 +115,18 @@ class Dispatcher:
             evicted_session=before.session_id if before is not None else None,
         )
         return session
+
+    def _cut_older(self, session: Session) -> None:
+        """Also a newer one may stand here, for the database was asked meanwhile. Processes have no order, and of two
+        whoever is admitted last stays.
+        """
+        if (other := self._sessions.get(session.trainer_id)) is None:
+            return
+        same_process = other.boot_id == session.boot_id
+        if same_process and session.session_id < other.session_id:
+            raise evicted(same_process=True)
+        del self._sessions[session.trainer_id]
+        other.cut(evicted(same_process=same_process))
 
     def dismiss(self, session: Session) -> None:
         """Its stream has ended. Its leases are left as they are: the trainer may come back, here or elsewhere."""

@@ -20,14 +20,14 @@ import grpc
 import structlog
 
 from gateway import assignments, protocol
-from gateway.breaches import legible
+from gateway.breaches import evicted, legible
 from gateway.desk import Desk
 from gateway.progress import Chunks
 from gateway.protocol import Effect, GatewayEnd
 from gateway.recorder import Recorder, until_it_works
 from gateway.status import Refusal
 from store import leases, trainers
-from store.errors import DatabaseAway
+from store.errors import DatabaseAway, StateForbids
 from store.leases import Claim, HeldAction, LeaseRef, Offer, Renewal
 from store.tables import Trainer
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -115,17 +115,29 @@ class Session:
         else:
             await self._perform(self._end.drained(row.drain_reason))
 
+    async def _eviction(self) -> Refusal | None:
+        row = await trainers.current(self._desk.database, self.trainer_id)
+        return None if row is None else self._end.look(row.session_id, row.boot_id)
+
     # The stream
 
     async def welcome(self) -> None:
-        """Restates what the trainer holds; Welcome is the first thing that it hears, Drain the next."""
+        """Restates what the trainer holds; Welcome is the first thing that it hears, Drain the next.
+
+        Raises:
+            Refusal: The trainer has said a newer Hello elsewhere.
+        """
         database, settings = self._desk.database, self._desk.settings
         held, uptime = self._end.restated(), time.monotonic() - self._desk.started
-        actions = await leases.restate(database, self.trainer_id, held, settings.lease_seconds, uptime)
+        seconds, session_id = settings.lease_seconds, self.session_id
+        try:
+            actions = await leases.restate(database, self.trainer_id, held, seconds, uptime, session_id)
+        except StateForbids as exc:
+            raise await self._eviction() or evicted(same_process=True) from exc
         for lease in [request.lease for request in self._end.to_accept(actions)]:
             if not await leases.accept(database, lease):
                 actions[lease] = HeldAction.ABORT
-        await self._send(self._end.welcome(actions, settings.lease_seconds))
+        await self._send(self._end.welcome(actions, seconds))
         await self.look()
 
     async def run(self, context: Context) -> None:

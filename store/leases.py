@@ -13,11 +13,12 @@ from store.attempts import Claim, Held, HeldAction, LeaseRef, Offer, Renewal, Sn
 from store.claims import take
 from store.database import Database, Transaction
 from store.dialect import among, later, now
+from store.errors import StateForbids
 from store.events import status_changed
 from store.expiry import SILENCE, has_ended
 from store.moves import LOCK_ORDER, POISON_LIMIT, end_attempt, end_lost, lock, move
 from store.states import LEASED, TuneState
-from store.tables import Tune, liveness, record, tunes
+from store.tables import Tune, liveness, record, trainers, tunes
 
 __all__ = [
     "Claim",
@@ -152,17 +153,29 @@ _CANCELLED = select(tunes.c.id).where(  # by the partial index tunes_held
 
 
 async def restate(
-    db: Database, trainer_id: str, held: Sequence[Held], lease_seconds: float, uptime_seconds: float = math.inf
+    db: Database,
+    trainer_id: str,
+    held: Sequence[Held],
+    lease_seconds: float,
+    uptime_seconds: float = math.inf,
+    session_id: str | None = None,
 ) -> dict[LeaseRef, HeldAction]:
     """A Hello: says for each restated attempt what to do with it, extends those that go on, and ends every other lease
     of the trainer at once.
 
     `uptime_seconds`: how long the gateway that asks has run. A lease older than that fell with the gateway, by a power
-    cut perhaps: no sign that its tune kills trainers.
+    cut perhaps: no sign that its tune kills trainers. `session_id`: the stream that asks; None: there is none.
+
+    Raises:
+        StateForbids: The trainer has said a newer Hello, and may have been given since what this one cannot name.
     """
     stated = {(each.lease.tune_id, each.lease.epoch): each for each in held if each.lease.trainer_id == trainer_id}
     actions = dict.fromkeys((each.lease for each in held), HeldAction.ABORT)
     async with db.beat("restate") as transaction:
+        if session_id is not None:
+            newest = (await transaction.execute(_NEWEST, {"trainer": trainer_id})).scalar()
+            if newest != session_id:
+                raise StateForbids("A newer stream of this trainer has taken over.")
         rows = (await transaction.execute(_HELD, {"trainer": trainer_id})).all()
         for tune, age in [(record(Tune, row), row.now - row.lease_claimed_at) for row in rows]:
             known = stated.get((tune.id, tune.lease_epoch))
@@ -174,6 +187,10 @@ async def restate(
     return actions
 
 
+#: Locked before any tune, until the tunes are written: a newer Hello, and with it the next claim, comes behind that.
+_NEWEST = (
+    select(trainers.c.session_id).where(trainers.c.trainer_id == bindparam("trainer")).with_for_update(key_share=True)
+)
 #: By the partial index tunes_held.
 _HELD = (
     select(tunes, now().label("now"))

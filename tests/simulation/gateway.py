@@ -233,14 +233,16 @@ class Session:
     def _connected(self, is_newest: bool) -> None:
         if not is_newest:
             return self.cut(evicted(same_process=True))
-        if (older := self._gateway.sessions.pop(self._trainer, None)) is not None:
-            older.cut(evicted(same_process=older.end.boot_id == self.end.boot_id))
+        if not self._cut_older():
+            return None
         self._world.wake(lambda gateway: gateway.look_at(self._trainer))
-        held, uptime = self.end.restated(), self._now() - self._gateway.started
-        return self._ask(lambda: self._world.model.restate(self._trainer, held, LEASE, uptime), self._restated)
+        uptime = self._now() - self._gateway.started
+        return self._ask(lambda: self._world.restate(self.end, uptime), self._restated)
 
-    def _restated(self, actions: dict[LeaseRef, HeldAction]) -> None:
-        self._take_up([request.lease for request in self.end.to_accept(actions)], actions)
+    def _restated(self, actions: dict[LeaseRef, HeldAction] | None) -> None:
+        if actions is None:
+            return self._looked(self._world.model.current(self._trainer))
+        return self._take_up([request.lease for request in self.end.to_accept(actions)], actions)
 
     def _take_up(self, leases: list[LeaseRef], actions: dict[LeaseRef, HeldAction]) -> None:
         if leases:
@@ -256,13 +258,25 @@ class Session:
     def _admitted(self, welcome: pb.GatewayMessage, row: Any) -> None:
         if self.is_over or self._gateway.is_closing:
             return self.cut(going_away())
-        if (other := self._gateway.sessions.pop(self._trainer, None)) is not None:
-            other.cut(evicted(same_process=other.end.boot_id == self.end.boot_id))
+        if not self._cut_older():
+            return None
         self._gateway.sessions[self._trainer] = self
         self._say(welcome)
         self._looked(row)
         self._gateway.wake()
         return self._read_on()
+
+    def _cut_older(self) -> bool:
+        """False: a newer one stands here, and this one has been cut."""
+        if (other := self._gateway.sessions.get(self._trainer)) is None:
+            return True
+        same_process = other.end.boot_id == self.end.boot_id
+        if same_process and self.end.session_id < other.end.session_id:
+            self.cut(evicted(same_process=True))
+            return False
+        del self._gateway.sessions[self._trainer]
+        other.cut(evicted(same_process=same_process))
+        return True
 
     def _ask(self, call: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Without a database nobody is admitted, and by a slow one neither."""

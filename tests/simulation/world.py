@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any
 
 from gateway.progress import Chunk
-from store.attempts import LeaseRef, Offer
+from gateway.protocol import GatewayEnd
+from store.attempts import HeldAction, LeaseRef, Offer
+from store.errors import StateForbids
 from store.trainers import Hello
 from tests.simulation.clock import Clock
 from tests.simulation.gateway import LEASE, Gateway
@@ -108,11 +110,18 @@ class World:
 
     def connect(self, hello: Hello) -> bool:
         """False: a newer stream of the same process stands there, and this Hello has been long under way."""
-        before = self.model.current(hello.trainer_id)
-        if before is not None and before.hello.boot_id == hello.boot_id and hello.session_id < before.hello.session_id:
+        try:
+            self.model.connect(hello)
+        except StateForbids:
             return False
-        self.model.connect(hello)
         return True
+
+    def restate(self, end: GatewayEnd, uptime: float) -> dict[LeaseRef, HeldAction] | None:
+        """None: the trainer has said a newer Hello."""
+        try:
+            return self.model.restate(end.trainer_id, end.restated(), LEASE, uptime, end.session_id)
+        except StateForbids:
+            return None
 
     def claim(self, offer: Offer) -> Claim | None:
         """One of the database's answers, watched."""

@@ -167,12 +167,15 @@ class Caller:
 
         return Call(f"cancelled({theirs})", store, lambda model, *_: sorted(model.cancelled(theirs)))
 
-    def restate(self, trainer: int, forgotten: set[int], uptime: float) -> Call:
-        """All that the trainer was ever given, but for those that it forgets: of these it has no lease any more."""
+    def restate(self, trainer: int, forgotten: set[int], uptime: float, session: int | None) -> Call:
+        """All that the trainer was ever given, but for those that it forgets: of these it has no lease any more. By the
+        newest stream or an older one.
+        """
         trainer_id, held = self._held(trainer, forgotten)
         stated = [Held(ref, result_pending=bool(ref.epoch % 2)) for ref in held]
         theirs = {tune.id for tune in self.model.tunes.values() if tune.holder == trainer_id}
-        return _alike(leases.restate, trainer_id, stated, LEASE, uptime, rows=theirs)
+        session_id = None if session is None else f"session-{session}"
+        return _alike(leases.restate, trainer_id, stated, LEASE, uptime, session_id, rows=theirs)
 
     def reap(self) -> Call:
         """Any gateway's."""

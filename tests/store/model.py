@@ -18,7 +18,7 @@ from typing import Any
 
 from store.attempts import Held, HeldAction, LeaseRef, Offer, Renewal, Snapshot
 from store.claims import GIB, WARM_WAIT
-from store.errors import NameTaken, NotFound, QueueFull, RequestReused
+from store.errors import NameTaken, NotFound, QueueFull, RequestReused, StateForbids
 from store.expiry import SILENCE
 from store.moves import POISON_LIMIT
 from store.reports import SNAPSHOT_REFUSED, LoraResult, Outcome
@@ -251,8 +251,14 @@ class Model:
         held: Sequence[Held],
         lease_seconds: float = LEASE,
         uptime_seconds: float = math.inf,
+        session_id: str | None = None,
     ) -> dict[LeaseRef, HeldAction]:
-        """A Hello: extends what it restates, and ends every other lease of the trainer."""
+        """A Hello: extends what it restates, and ends every other lease of the trainer. StateForbids: a newer one has
+        taken over from the stream that asks.
+        """
+        newest = self.trainers.get(trainer_id)
+        if session_id is not None and (newest is None or newest.hello.session_id != session_id):
+            raise StateForbids("a newer stream has taken over")
         stated = {each.lease: each for each in held if each.lease.trainer_id == trainer_id}
         actions = dict.fromkeys((each.lease for each in held), HeldAction.ABORT)
         for tune in sorted(self.tunes.values(), key=lambda each: each.id):
@@ -415,8 +421,12 @@ class Model:
     # ---- Trainers: store/trainers.py
 
     def connect(self, hello: Hello) -> Hello | None:
-        """The newest Hello takes the row. Returns whom it evicts: the Hello of the stream that lasted until now."""
+        """The newest Hello takes the row. Returns whom it evicts: the Hello of the stream that lasted until now.
+        StateForbids: a newer stream of the same process stands there.
+        """
         before = self.trainers.get(hello.trainer_id)
+        if before is not None and before.hello.boot_id == hello.boot_id and hello.session_id < before.hello.session_id:
+            raise StateForbids("a newer stream has taken over")
         drain_reason = None if before is None else before.drain_reason
         self.trainers[hello.trainer_id] = Trainer(hello, seen_at=self.now, drain_reason=drain_reason)
         evicted = before is not None and before.connected and before.hello.session_id != hello.session_id

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from store import events, leases, reports, tunes
+import pytest
+
+from store import events, leases, reports, trainers, tunes
 from store.database import Database
+from store.errors import StateForbids
 from store.leases import Held, HeldAction
 from store.reports import Outcome
 from store.states import TuneState
-from tests.store.world import LEASE, World
+from tests.store.world import ENGINE, LEASE, World
 
 
 async def test_an_accepted_tune_runs(world: World) -> None:
@@ -96,6 +99,20 @@ async def test_a_lease_is_known_by_its_epoch_and_its_trainer(world: World) -> No
     current = await leases.is_current(world.database, claim.lease)
     assert current is not None
     assert current.id == claim.tune.id
+
+
+async def test_hello_that_a_newer_one_has_overtaken_ends_nothing(world: World) -> None:
+    for number in (1, 2):
+        hello = trainers.Hello("trainer-1", "boot-1", f"session-{number}", "gateway-1", [ENGINE], 1)
+        await trainers.connect(world.database, hello)
+    given_since = await world.running()
+
+    with pytest.raises(StateForbids):
+        await leases.restate(world.database, "trainer-1", [], LEASE, session_id="session-1")
+
+    assert await leases.is_current(world.database, given_since.lease) is not None
+    assert await leases.restate(world.database, "trainer-1", [], LEASE, session_id="session-2") == {}
+    assert await leases.is_current(world.database, given_since.lease) is None
 
 
 async def test_hello_says_what_becomes_of_each_attempt(world: World) -> None:

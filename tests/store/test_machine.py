@@ -73,7 +73,15 @@ KINDS: dict[str, tuple[int, dict[str, st.SearchStrategy[Any]]]] = {
     "withdraw": (2, {"pick": PICK}),
     "renew": (2, {"trainer": TRAINER, "forgotten": FORGOTTEN}),
     "cancelled": (1, {"trainer": TRAINER}),
-    "restate": (3, {"trainer": TRAINER, "forgotten": FORGOTTEN, "uptime": st.sampled_from([0.0, 10 * LEASE])}),
+    "restate": (
+        3,
+        {
+            "trainer": TRAINER,
+            "forgotten": FORGOTTEN,
+            "uptime": st.sampled_from([0.0, 10 * LEASE]),
+            "session": st.sampled_from([None, None, 0, 1]),
+        },
+    ),
     "reap": (1, {}),
     "progress": (3, {"pick": PICK, "more": MORE, "measured": st.booleans()}),
     "event": (1, {"pick": PICK, "again": AGAIN}),

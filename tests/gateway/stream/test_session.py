@@ -8,10 +8,10 @@ import grpc
 import pytest
 
 from gateway.session import Session
-from store import assets, events, leases, reports
+from store import assets, events, leases, reports, trainers
 from store.errors import DatabaseAway
 from store.states import TuneState
-from tests.gateway.stream.conftest import LORA, Stage, finished
+from tests.gateway.stream.conftest import ENGINE, LORA, Stage, finished
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 from tunesmith.v1 import tune_pb2
 
@@ -330,6 +330,54 @@ async def test_hello_goes_on_with_what_it_restates_and_ends_the_rest(stage: Stag
         (pb.Lease(tune_id=kept.id, epoch=1), pb.HELD_ACTION_CONTINUE)
     ]
     assert again.lease == pb.Lease(tune_id=dropped.id, epoch=2)
+
+
+@pytest.mark.parametrize(("boot", "reason"), [("boot-1", "SESSION_REPLACED"), ("boot-2", "DUPLICATE_TRAINER")])
+async def test_hello_that_is_overtaken_before_it_has_restated_ends_no_lease(
+    stage: Stage, boot: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await stage.gateway()
+    tune = await stage.submit()
+    first = await stage.trainer(gateway)
+    lease = (await first.take()).lease
+    await stage.until(tune.id, TuneState.RUNNING)
+    restate = leases.restate
+    newer = trainers.Hello("trainer-1", boot, "session-999", "gateway-2", [ENGINE], 1)
+
+    async def overtaken(*asked: Any) -> Any:
+        await trainers.connect(stage.database, newer)
+        return await restate(*asked)
+
+    monkeypatch.setattr(leases, "restate", overtaken)
+    late = await stage.trainer(gateway)
+
+    assert (await late.end())[1] == reason
+    assert await leases.is_current(stage.database, leases.LeaseRef(lease.tune_id, lease.epoch, "trainer-1"))
+
+
+async def test_hello_that_is_overtaken_before_its_welcome_does_not_cut_the_newer_stream(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await stage.gateway()
+    restated, newer_is_here = asyncio.Event(), asyncio.Event()
+    welcome = Session.welcome
+
+    async def slow(session: Session) -> None:
+        await welcome(session)
+        if session.session_id == "session-000":
+            restated.set()
+            await newer_is_here.wait()
+
+    monkeypatch.setattr(Session, "welcome", slow)
+    older = await stage.trainer(gateway)
+    await asyncio.wait_for(restated.wait(), 20)
+    newer = await stage.trainer(gateway)
+    await newer.hear("welcome")
+    newer_is_here.set()
+
+    assert (await older.end())[1] == "SESSION_REPLACED"
+    assert (await newer.beat()).seq == 1
+    assert gateway.metric("tunesmith_trainers_connected") == 1
 
 
 @pytest.mark.parametrize(("gateway_fell_too", "crashes"), [(False, 1), (True, 0)])
