@@ -27,6 +27,7 @@ from store.database import Database
 from store.errors import DatabaseAway, StateForbids
 from store.leases import Claim, Offer
 from store.objects import Objects
+from store.tables import Trainer
 from store.wakeups import Topic
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
@@ -94,14 +95,10 @@ class Dispatcher:
             version=hello.version,
         )
         try:
-            before = await trainers.connect(self._database, row)
-        except StateForbids as exc:
-            raise evicted(same_process=True) from exc
-        self._cut_older(session)
-        await session.welcome()
-        if self._closing:
-            raise going_away()
-        self._cut_older(session)
+            before = await self._take_up(session, row)
+        except BaseException:
+            self._gone.put_nowait(session)  # its row may say already that it is connected
+            raise
         self._sessions[trainer_id] = session
         self._count()
         self._work.set()
@@ -115,6 +112,19 @@ class Dispatcher:
             evicted_session=before.session_id if before is not None else None,
         )
         return session
+
+    async def _take_up(self, session: Session, row: trainers.Hello) -> Trainer | None:
+        """Up to its Welcome. Returns whom it evicts, as connect() does."""
+        try:
+            before = await trainers.connect(self._database, row)
+        except StateForbids as exc:
+            raise evicted(same_process=True) from exc
+        self._cut_older(session)
+        await session.welcome()
+        if self._closing:
+            raise going_away()
+        self._cut_older(session)
+        return before
 
     def _cut_older(self, session: Session) -> None:
         """Also a newer one may stand here, for the database was asked meanwhile. Processes have no order, and of two

@@ -380,6 +380,30 @@ async def test_hello_that_is_overtaken_before_its_welcome_does_not_cut_the_newer
     assert gateway.metric("tunesmith_trainers_connected") == 1
 
 
+async def test_trainer_that_never_comes_to_its_welcome_is_not_connected(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await stage.gateway()
+    said_goodbye = asyncio.Event()
+    disconnect = trainers.disconnect
+
+    async def away(*_: Any) -> Any:
+        raise DatabaseAway("the server is gone")
+
+    async def watched(*asked: Any) -> None:
+        await disconnect(*asked)
+        said_goodbye.set()
+
+    monkeypatch.setattr(leases, "restate", away)
+    monkeypatch.setattr(trainers, "disconnect", watched)
+    trainer = await stage.trainer(gateway)
+    ended = await trainer.end()
+    await asyncio.wait_for(said_goodbye.wait(), 20)
+
+    assert ended[0] is grpc.StatusCode.UNAVAILABLE
+    assert await trainers.list_connected(stage.database) == []
+
+
 @pytest.mark.parametrize(("gateway_fell_too", "crashes"), [(False, 1), (True, 0)])
 async def test_a_trainer_that_fell_is_blamed_on_its_tune_unless_the_gateway_fell_too(
     stage: Stage, gateway_fell_too: bool, crashes: int
