@@ -189,6 +189,7 @@ class GatewayEnd:
         self._leaving = False  # for good: the trainer goes, or this gateway does
         self._drain_reason: str | None = None  # the operator's; None: the trainer is to work
         self._not_before = 0.0  # a trainer that has just refused is not asked again at once
+        self._starting_until = 0.0  # an engine that has just died takes its time; the next beat says how it stands
 
     # Hello
 
@@ -227,7 +228,7 @@ class GatewayEnd:
 
     def free_slots(self, now: float) -> int:
         """How many tunes it may be given now."""
-        if self._leaving or self.is_drained or now < self._not_before:
+        if self._leaving or self.is_drained or now < max(self._not_before, self._starting_until):
             return 0
         return max(0, self._hello.slots - len(self.holdings) - self._blocked_slots)
 
@@ -305,6 +306,8 @@ class GatewayEnd:
             case "rejected":
                 self.holdings.note_answer(self._lease(message.rejected.lease))
                 self.refrain(now)
+            case "failed" if message.failed.crashed:
+                self._starting_until = now + self._heartbeat_seconds
         return [Queue(message)]
 
     def request(self, message: pb.TrainerMessage) -> Request:
@@ -327,6 +330,8 @@ class GatewayEnd:
         held = [self._lease(each.lease) for each in beat.held]
         self._warm = list(beat.warm_checkpoints)
         self._blocked_slots = max(0, self._hello.slots - len(held) - beat.free_slots)
+        if beat.free_slots > 0:
+            self._starting_until = 0.0
         return Renew(beat.seq, held, [lease for lease in held if self.holdings.is_waiting(lease)])
 
     # What the store answers

@@ -128,6 +128,29 @@ def test_who_rejects_a_tune_is_offered_nothing_for_a_beat() -> None:
     assert (made.free_slots(BEAT - 0.1), made.free_slots(BEAT)) == (0, 2)
 
 
+def test_whose_engine_has_died_is_offered_nothing_until_a_beat_says_that_it_is_back() -> None:
+    made = running(ONE)
+    starting = pb.Heartbeat(seq=1, free_slots=0, held=[pb.HeldAttempt(lease=lease(ONE))])
+
+    hear(made, heartbeat=starting)
+    request = asked(made, failed=pb.Failed(lease=lease(ONE), report_seq=1, reason="ENGINE_DIED", crashed=True))
+    made.answered(request, Outcome.RECORDED, 0.0)
+    meanwhile = made.free_slots(0.0)
+    hear(made, heartbeat=pb.Heartbeat(seq=2, free_slots=2))
+
+    assert meanwhile == 0
+    assert made.free_slots(0.0) == 2
+
+
+def test_whose_engine_has_died_is_offered_a_tune_again_though_no_beat_comes() -> None:
+    made = running(ONE)
+
+    request = asked(made, failed=pb.Failed(lease=lease(ONE), report_seq=1, reason="ENGINE_DIED", crashed=True))
+    made.answered(request, Outcome.RECORDED, 0.0)
+
+    assert (made.free_slots(BEAT - 0.1), made.free_slots(BEAT)) == (0, 2)
+
+
 @pytest.mark.parametrize("answer", ["accepted", "rejected"])
 def test_an_assignment_is_overdue_only_while_nothing_has_come(answer: str) -> None:
     made = end()
