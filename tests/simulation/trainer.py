@@ -68,7 +68,7 @@ class Process:
         self._world = host.world
         self._life = Life(host.world.clock)
         self._boot = f"{host.name}-{next(host.boots)}"
-        self.end = TrainerEnd(host.name, self._boot, "1.0", self)
+        self.end = TrainerEnd(host.name, self._boot, "1.0", self, len(host.world.gateways))
         self._sessions = itertools.count(1)
         self.stream: Stream | None = None
         self._unwelcomed: list[Stream] = []

@@ -195,6 +195,7 @@ class _Stream:
     hello_sent: float | None = None
     beat_period: float | None = None  # from Welcome on
     next_beat: float = 0.0
+    database_from: float = 0.0  # when it last showed that its gateway reaches the database
     said: deque[pb.TrainerMessage] = field(default_factory=deque)  # waits to be sent, before all else
     asked: deque[pb.UrlRequest] = field(default_factory=deque)  # waits to be sent, after reports
     reported: dict[Lease, int] = field(default_factory=dict)  # the newest report_seq sent on this stream
@@ -203,14 +204,23 @@ class _Stream:
 
 
 class TrainerEnd:
-    """The protocol as one trainer process keeps to it. Times are monotonic seconds."""
+    """The protocol as one trainer process keeps to it. Times are monotonic seconds.
 
-    def __init__(self, trainer_id: str, boot_id: str, version: str, trainer: Trainer) -> None:
+    Args:
+        trainer_id: The token's own.
+        boot_id: Of this process.
+        version: Of the distribution.
+        trainer: What is around it.
+        gateways: How many there are to choose from.
+    """
+
+    def __init__(self, trainer_id: str, boot_id: str, version: str, trainer: Trainer, gateways: int = 1) -> None:
         self.leases = Leases()
         self._trainer_id = trainer_id
         self._boot_id = boot_id
         self._version = version
         self._trainer = trainer
+        self._gateways = gateways
         self._stream: _Stream | None = None
         self._endings: dict[Lease, Ending] = {}
         self._uploading: set[tuple[Lease, int]] = set()
@@ -337,7 +347,7 @@ class TrainerEnd:
             case "urls":
                 return [Hand(message.urls)]
             case "heartbeat_ack":
-                return self._beat_acknowledged(message.heartbeat_ack)
+                return self._beat_acknowledged(message.heartbeat_ack, now)
             case "report_ack":
                 return self._report_acknowledged(message.report_ack)
             case "cancel":
@@ -358,7 +368,7 @@ class TrainerEnd:
             return [Close("the gateway says Welcome where there was no Hello")]
         verdicts = self.leases.welcomed(welcome, stream.hello_sent)
         stream.beat_period = welcome.heartbeat.ToTimedelta().total_seconds()
-        stream.next_beat = now
+        stream.next_beat = stream.database_from = now
         if self._leaving:
             self._say_draining()
         effects: list[Effect] = [Greeted(verdicts)]
@@ -384,13 +394,15 @@ class TrainerEnd:
         self._say(pb.TrainerMessage(accepted=pb.Accepted(lease=assign.lease)))
         return effects
 
-    def _beat_acknowledged(self, ack: pb.HeartbeatAck) -> Sequence[Effect]:
+    def _beat_acknowledged(self, ack: pb.HeartbeatAck, now: float) -> Sequence[Effect]:
         self.leases.acknowledged(ack)
         effects: list[Effect] = [*self._heed(drained=ack.drained)]
         for lease in map(Lease.of, ack.lost):
             effects += self._abandon(lease, "the gateway counts it as lost")
         for lease in map(Lease.of, ack.cancelled):
             effects += self._end(lease, Ending.CANCELLED)
+        if self._is_cut_off(ack, now):
+            effects.append(Close("this gateway has extended no lease for half of its length"))
         return effects
 
     def _heed(self, *, drained: bool, why: str = "") -> Sequence[Effect]:
@@ -401,6 +413,16 @@ class TrainerEnd:
         self._stream.drained = drained
         self.beat_soon()
         return [Heed(drained, why)]
+
+    def _is_cut_off(self, ack: pb.HeartbeatAck, now: float) -> bool:
+        """Whether this gateway alone may have lost the database: it answers, and says nothing of any lease. Elsewhere
+        there are others that would give our tunes away; where all have lost it, each is asked for half a lease.
+        """
+        stream = self._stream
+        assert stream is not None
+        if ack.extended or ack.lost or len(self.leases) == 0:
+            stream.database_from = now
+        return self._gateways > 1 and now - stream.database_from >= self.leases.length / 2
 
     def _report_acknowledged(self, ack: pb.ReportAck) -> Sequence[Effect]:
         lease = Lease.of(ack.lease)

@@ -55,7 +55,8 @@ class Workbench:
     def __init__(self, settings: Settings, client: httpx.AsyncClient, engine: Engine, metrics: Metrics) -> None:
         self.welcomed_once = asyncio.Event()
         self.spool = Spool(settings.data / "spool")
-        self._end = TrainerEnd(settings.trainer_id, str(uuid.uuid4()), importlib.metadata.version("tunesmith"), self)
+        version, gateways = importlib.metadata.version("tunesmith"), len(settings.gateways)
+        self._end = TrainerEnd(settings.trainer_id, str(uuid.uuid4()), version, self, gateways)
         self._client = client
         self._engine = engine
         self._metrics = metrics

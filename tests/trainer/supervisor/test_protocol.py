@@ -46,9 +46,9 @@ class Around:
 class Bench:
     """One end, what surrounds it, and what it has been told."""
 
-    def __init__(self) -> None:
+    def __init__(self, gateways: int = 1) -> None:
         self.around = Around()
-        self.end = TrainerEnd("trainer-1", "boot-1", "1.0", self.around)
+        self.end = TrainerEnd("trainer-1", "boot-1", "1.0", self.around, gateways)
 
     def connect(self, now: float = 0.0, action: pb.HeldAction.ValueType = pb.HELD_ACTION_CONTINUE) -> pb.Hello:
         """A new stream, up to Welcome and the beat that follows."""
@@ -141,6 +141,36 @@ def test_three_beats_without_an_answer_end_the_stream(bench: Bench) -> None:
     assert beats == [["heartbeat"]] * 3
     assert bench.end.look(19.9) == []
     assert bench.end.look(20.0) == [protocol.Close("3 beats without an answer")]
+
+
+@pytest.mark.parametrize(("gateways", "left"), [(1, False), (2, True)])
+def test_a_gateway_that_extends_nothing_for_half_a_lease_is_left_where_there_is_another(
+    gateways: int, left: bool
+) -> None:
+    bench = Bench(gateways)
+    bench.connect()
+    bench.answer(bench.sent(0.0), 0.0)
+    bench.take()
+    close = protocol.Close("this gateway has extended no lease for half of its length")
+
+    told = [bench.hear(now, heartbeat_ack=pb.HeartbeatAck(seq=9)) for now in (LENGTH / 2 - 0.1, LENGTH / 2)]
+    bench.end.lost()
+    bench.connect(LENGTH / 2)
+    again = [bench.hear(now, heartbeat_ack=pb.HeartbeatAck(seq=9)) for now in (LENGTH - 0.1, LENGTH)]
+
+    assert told == again == [[], [close] if left else []]
+
+
+def test_a_gateway_that_extends_a_lease_or_has_none_to_extend_is_not_left() -> None:
+    bench = Bench(gateways=2)
+    bench.connect()
+    bench.answer(bench.sent(0.0), 0.0)
+    idle = bench.hear(LENGTH, heartbeat_ack=pb.HeartbeatAck(seq=9))
+    bench.take(LENGTH)
+
+    extended = bench.hear(2 * LENGTH, heartbeat_ack=pb.HeartbeatAck(seq=9, extended=[ONE.message()]))
+
+    assert idle == extended == []
 
 
 def test_an_assignment_is_accepted_and_the_beat_after_it_makes_it_trusted(bench: Bench) -> None:
