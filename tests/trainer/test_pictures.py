@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import struct
+import subprocess
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.engine import buckets
+from trainer.engine import buckets, decoder
 from trainer.engine.buckets import Rules
 from trainer.engine.decoder import Decoder
 from trainer.engine.pictures import Judgement, decode, judge
@@ -207,8 +208,8 @@ def test_the_decoder_answers_as_the_function_does(tmp_path: Path, rules: Rules) 
     path = tmp_path / "a.png"
     path.write_bytes(saved(scene(), "PNG"))
 
-    with Decoder() as decoder:
-        there = decoder.judge(path, rules, tmp_path / "there.rgb")
+    with Decoder() as decoding:
+        there = decoding.judge(path, rules, tmp_path / "there.rgb")
     here = judge(path, rules, tmp_path / "here.rgb")
 
     assert there == here
@@ -218,27 +219,52 @@ def test_the_decoder_answers_as_the_function_does(tmp_path: Path, rules: Rules) 
 def test_a_picture_that_hangs_its_decoder_is_refused_and_the_next_one_is_not(tmp_path: Path, rules: Rules) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(saved(scene(), "PNG"))
-    with Decoder() as decoder:
-        assert decoder.judge(path, rules, tmp_path / "1.rgb").accepted
-        assert decoder._process is not None
-        decoder._process.send_signal(signal.SIGSTOP)
-        decoder._patience = 0.2
+    with Decoder() as decoding:
+        assert decoding.judge(path, rules, tmp_path / "1.rgb").accepted
+        assert decoding._process is not None
+        decoding._process.send_signal(signal.SIGSTOP)
+        decoding._patience = 0.2
 
-        hung = decoder.judge(path, rules, tmp_path / "2.rgb")
-        decoder._patience = 60.0
-        after = decoder.judge(path, rules, tmp_path / "3.rgb")
+        hung = decoding.judge(path, rules, tmp_path / "2.rgb")
+        decoding._patience = 60.0
+        after = decoding.judge(path, rules, tmp_path / "3.rgb")
 
     assert hung == Judgement(False, "UNREADABLE", "decoding it took too long, or broke the decoder")
     assert after.accepted
 
 
+@pytest.mark.parametrize(("deaths", "accepted"), [(1, True), (2, False)])
+def test_a_picture_whose_decoder_is_killed_has_one_more_try(
+    deaths: int, accepted: bool, tmp_path: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(saved(scene(), "PNG"))
+    processes = iter([doomed() for _ in range(deaths)])
+    spawned = decoder._spawned
+    monkeypatch.setattr(decoder, "_spawned", lambda: next(processes, None) or spawned())
+
+    with Decoder() as decoding:
+        judgement = decoding.judge(path, rules, tmp_path / "1.rgb")
+        after = decoding.judge(path, rules, tmp_path / "2.rgb")
+
+    assert judgement.accepted == accepted
+    assert judgement.reason == ("" if accepted else "UNREADABLE")
+    assert after.accepted
+
+
+def doomed() -> subprocess.Popen[bytes]:
+    """A decoder that the OOM killer ends at its first picture."""
+    command = ["/bin/sh", "-c", "read -r request; kill -KILL $$"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 def test_a_decoder_that_ended_between_two_pictures_is_started_anew(tmp_path: Path, rules: Rules) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(saved(scene(), "PNG"))
-    with Decoder() as decoder:
-        assert decoder.judge(path, rules, tmp_path / "1.rgb").accepted
-        assert decoder._process is not None
-        decoder._process.kill()
-        decoder._process.wait()
+    with Decoder() as decoding:
+        assert decoding.judge(path, rules, tmp_path / "1.rgb").accepted
+        assert decoding._process is not None
+        decoding._process.kill()
+        decoding._process.wait()
 
-        assert decoder.judge(path, rules, tmp_path / "2.rgb").accepted
+        assert decoding.judge(path, rules, tmp_path / "2.rgb").accepted
