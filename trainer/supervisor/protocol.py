@@ -34,7 +34,8 @@ STALE, ABORT, Revoke and "lost" all mean the same: stop, say nothing, delete wha
 
 What each fault leads to. The stream falls: attempts go on, and Hello names all of them to the next gateway. We fall:
 the next process finds spooled results and names those; what it does not name the gateway ends at once. The engine
-falls: a Failed, like any report. The gateway hangs: its silence ends the stream, and the next one answers.
+falls: a Failed, like any report. The gateway hangs: its silence ends the stream, and the next one answers. It alone has
+lost the database: it extends nothing, and after half a lease we try another one, where there is one.
 """
 
 from __future__ import annotations
