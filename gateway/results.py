@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 
 import grpc
 import structlog
@@ -25,6 +24,7 @@ from store.leases import LeaseRef, Snapshot
 from store.objects import Objects
 from store.objects.base import ObjectMissing
 from store.reports import LoraResult, Outcome
+from store.tables import Tune
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,6 @@ REPORTS = TERMINAL | {"event", "snapshot_ready"}
 
 SNAPSHOT_UNREAD = "SNAPSHOT_UNREAD"  # a trainer could not go on from a snapshot that is whole
 TAKEN = "it was taken away while it was looked at"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Results:
@@ -59,7 +58,7 @@ class Results:
             tune = await leases.is_current(self._database, lease)
             if tune is not None and seq > tune.reported_seq and (untrue := contradiction(message, tune)) is not None:
                 raise _untrue(untrue)
-            outcome = await self._commit(lease, message)
+            outcome = await self._commit(lease, message, tune)
         except Refusal as refusal:
             log.warning(f"A report cannot be true: {refusal.message}", action="report_untrue", tune_id=lease.tune_id)
             details = f"The trainer's report cannot be true: {refusal.message}."
@@ -77,16 +76,17 @@ class Results:
         await failpoints.reach("report.recorded")
         return outcome
 
-    async def _commit(self, lease: LeaseRef, message: pb.TrainerMessage) -> Outcome:
+    async def _commit(self, lease: LeaseRef, message: pb.TrainerMessage, tune: Tune | None) -> Outcome:
+        """`tune` is the lease's, as it was just before; None where it is stale. Every write asks the fence again."""
         match message.WhichOneof("message"):
             case "event":
                 return await self._event(lease, message.event)
             case "snapshot_ready":
-                return await self._snapshot(lease, message.snapshot_ready)
+                return await self._snapshot(lease, message.snapshot_ready, tune)
             case "finished":
-                return await self._finished(lease, message.finished)
+                return await self._finished(lease, message.finished, tune)
             case "failed":
-                return await self._failed(lease, message.failed)
+                return await self._failed(lease, message.failed, tune)
             case "cancel_observed":
                 observed = message.cancel_observed
                 return await reports.observe_cancel(self._database, lease, observed.report_seq, observed.step)
@@ -122,10 +122,10 @@ class Results:
             raise _untrue("a resolved recipe does not have the SHA-256 that it claims")
         return await reports.record_recipe(self._database, lease, event.report_seq, recipe.json, recipe.sha256)
 
-    async def _snapshot(self, lease: LeaseRef, ready: pb.SnapshotReady) -> Outcome:
+    async def _snapshot(self, lease: LeaseRef, ready: pb.SnapshotReady, tune: Tune | None) -> Outcome:
         if ready.object.name != f"snapshots/{ready.step}.safetensors":
             raise _untrue(f"a snapshot of step {ready.step} is named {ready.object.name!r}")
-        if (known := await self._known(lease, ready.report_seq)) is not None:
+        if (known := await self._known(lease, ready.report_seq, tune)) is not None:
             return known
         key = f"snapshots/{lease.tune_id}/{lease.epoch}/{ready.step}-{ready.object.sha256}.safetensors"
         if (fault := await self._adopt(lease, ready.object, key)) is not None:
@@ -138,12 +138,12 @@ class Results:
                 await self._objects.delete(needless)
         return outcome
 
-    async def _finished(self, lease: LeaseRef, finished: pb.Finished) -> Outcome:
+    async def _finished(self, lease: LeaseRef, finished: pb.Finished, tune: Tune | None) -> Outcome:
         lora = finished.lora
         if lora.name != "lora.safetensors":
             raise _untrue(f"a LoRA is named {lora.name!r}")
         key = f"loras/{lease.tune_id}/{lease.epoch}/{lora.sha256}.safetensors"
-        if (known := await self._known(lease, finished.report_seq)) is not None:
+        if (known := await self._known(lease, finished.report_seq, tune)) is not None:
             return known
         if (fault := await self._adopt(lease, lora, key)) is not None:
             log.warning(f"A LoRA was refused: {fault}", action="result_refused", tune_id=lease.tune_id)
@@ -172,9 +172,9 @@ class Results:
         )
         return outcome
 
-    async def _failed(self, lease: LeaseRef, failed: pb.Failed) -> Outcome:
+    async def _failed(self, lease: LeaseRef, failed: pb.Failed, tune: Tune | None) -> Outcome:
         reason = failed.reason
-        if reason == reports.SNAPSHOT_REFUSED and await self._has_whole_snapshot(lease):
+        if reason == reports.SNAPSHOT_REFUSED and await self._has_whole_snapshot(tune):
             reason = SNAPSHOT_UNREAD
         return await reports.fail(
             self._database,
@@ -187,11 +187,10 @@ class Results:
             max_attempts=self._max_attempts,
         )
 
-    async def _has_whole_snapshot(self, lease: LeaseRef) -> bool:
+    async def _has_whole_snapshot(self, tune: Tune | None) -> bool:
         """Whether the tune's newest snapshot is what was recorded: were a trainer's word enough, one that is at fault,
         or cut off from the objects, could throw away a night's work of others.
         """
-        tune = await leases.is_current(self._database, lease)
         if tune is None or tune.snapshot_key is None:
             return False
         try:
@@ -199,9 +198,8 @@ class Results:
         except ObjectMissing:
             return False
 
-    async def _known(self, lease: LeaseRef, report_seq: int) -> Outcome | None:
+    async def _known(self, lease: LeaseRef, report_seq: int, tune: Tune | None) -> Outcome | None:
         """What is to be answered without a look at the object; None where it is still to be committed."""
-        tune = await leases.is_current(self._database, lease)
         if tune is None:
             # The fence says whether this very report ended the attempt, or the lease was lost. Nothing is written.
             return await reports.observe_cancel(self._database, lease, report_seq, 0)

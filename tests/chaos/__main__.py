@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import shutil
 import signal
 import sys
@@ -42,16 +43,32 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/chaos", description="Breaks a running service, and looks what it kept."
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="that faults strike (60)")
+    parser.add_argument("--seconds", type=_more_than_none, default=60.0, help="that faults strike (60)")
     parser.add_argument("--seed", type=int, required=True, help="of all that is left to chance")
-    parser.add_argument("--gateways", type=int, default=2, help="(2)")
-    parser.add_argument("--trainers", type=int, default=3, help="(3)")
+    parser.add_argument("--gateways", type=_at_least_one, default=2, help="(2)")
+    parser.add_argument("--trainers", type=_at_least_one, default=3, help="(3)")
     parser.add_argument("--keep", action="store_true", help="keep the folder, also where all is well")
     parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql", help="(postgresql)")
     given = parser.parse_args()
     if given.database == "sqlite" and given.gateways > 1:
         parser.error("SQLite is for one gateway: --gateways 1")
     return given
+
+
+def _at_least_one(given: str) -> int:
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given!r} is no whole number from 1 on")
+    return int(given)
+
+
+def _more_than_none(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{given!r} is no number of seconds above 0")
+    return seconds
 
 
 if __name__ == "__main__":

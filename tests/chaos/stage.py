@@ -116,7 +116,7 @@ class Stage:
         return None
 
     def has_spooled(self, trainer: Part) -> bool:
-        """Whether a LoRA or a snapshot waits there to be uploaded or acknowledged."""
+        """Whether a LoRA waits there to be uploaded or acknowledged."""
         return any((self.folder / trainer.name / "data/spool").glob("*/*.object"))
 
     def at_work(self) -> list[Part]:

@@ -17,9 +17,9 @@ import grpc
 from gateway.status import Refusal
 from tests.simulation.clock import Life
 from tests.simulation.network import END, Stream
-from trainer.supervisor import protocol
+from trainer.supervisor.effects import Begin, Close, Delete, Effect, End, Ending, Forget, Greeted, Hand, Leave, Upload
 from trainer.supervisor.leases import Lease
-from trainer.supervisor.protocol import Ability, Effect, Ending, TrainerEnd
+from trainer.supervisor.protocol import Ability, TrainerEnd
 from trainer.supervisor.spool import Report, arm_of
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
@@ -205,31 +205,31 @@ class Process:
     def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
-                case protocol.Greeted():
+                case Greeted():
                     self._unwelcomed.pop()
                     for request, _ in self._asked.values():
                         self.end.ask(request)
-                case protocol.Begin(assign):
+                case Begin(assign):
                     self._attempts[Lease.of(assign.lease)] = Attempt(self, assign)
                     self._world.witness.begun(self._boot, len(self.end.leases), self._host.slots)
-                case protocol.End(lease, ending, _):
+                case End(lease, ending, _):
                     if (attempt := self._attempts.get(lease)) is not None:
                         attempt.stop(ending)
-                case protocol.Delete(lease, report_seq):
+                case Delete(lease, report_seq):
                     reports = self._host.disk[lease]
                     self._host.disk[lease] = [report for report in reports if report.seq != report_seq]
-                case protocol.Forget(lease, outcome):
+                case Forget(lease, outcome):
                     self.say(f"forgets {lease}: {outcome}")
                     self._host.disk.pop(lease, None)
                     self._attempts.pop(lease, None)
                     self._asked = {id: each for id, each in self._asked.items() if Lease.of(each[0].lease) != lease}
-                case protocol.Hand(urls):
+                case Hand(urls):
                     if (asked := self._asked.pop(urls.request_id, None)) is not None:
                         self.later(0.05, 2.0, asked[1])
-                case protocol.Close(why):
+                case Close(why):
                     self.say(f"closes its stream: {why}")
                     self._close()
-                case protocol.Leave():
+                case Leave():
                     self._left = True
                     if self.stream is None:
                         self._exit()
@@ -260,7 +260,7 @@ class Process:
         self.end.ask(request)
         self._pump()
 
-    def _upload(self, uploads: Iterable[protocol.Upload]) -> None:
+    def _upload(self, uploads: Iterable[Upload]) -> None:
         for report in (each.report for each in uploads):
             assert report.object is not None
             self.put(report.lease, report.object.name, partial(self._uploaded, report))

@@ -15,8 +15,8 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors.torch import save
 from torch import Tensor
 
+from trainer.durable import whole
 from trainer.engine import captions, recipe
-from trainer.engine.durable import whole
 from trainer.engine.families.base import Family
 from trainer.engine.recipe import Recipe
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.engine.durable import whole
+from trainer.durable import whole
 from trainer.engine.loop import Pace
 from trainer.engine.progress import Tally
 from trainer.failures import SnapshotRefused

@@ -33,10 +33,10 @@ from trainer.bases import digest
 from trainer.failures import SnapshotRefused
 from trainer.supervisor.child import Engine, EngineDied, Slot, TuneMessage
 from trainer.supervisor.downloads import DownloadDamaged, DownloadFailed, Downloads, ServerAway, Wanted
+from trainer.supervisor.effects import Ending
 from trainer.supervisor.leases import Lease, LeaseLost
 from trainer.supervisor.metrics import Metrics
 from trainer.supervisor.progress import ProgressBuffer
-from trainer.supervisor.protocol import Ending
 from trainer.supervisor.snapshots import Snapshots
 from trainer.supervisor.spool import Spool, arm_of
 from trainer.supervisor.urls import UrlRefused

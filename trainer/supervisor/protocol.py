@@ -40,12 +40,26 @@ lost the database: it extends nothing, and after half a lease we try another one
 
 from __future__ import annotations
 
-import enum
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
+from trainer.supervisor.effects import (
+    Begin,
+    Close,
+    Delete,
+    Effect,
+    End,
+    Ending,
+    Forget,
+    Greeted,
+    Hand,
+    Heed,
+    Ignore,
+    Leave,
+    Upload,
+)
 from trainer.supervisor.leases import Lease, Leases
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
@@ -56,17 +70,6 @@ WELCOME_TIMEOUT = 20.0  # seconds
 MISSED = 3  # beats without an answer that end a stream
 WINDOW = 64  # reports of one attempt that may wait for their acknowledgement
 PROGRESS_PERIOD = 0.2  # seconds between two Progress of a tune
-
-
-class Ending(enum.Enum):
-    """Why an attempt is ended from outside."""
-
-    CANCELLED = "cancelled"
-    """The caller cancelled the tune: CancelObserved."""
-    RETURNED = "returned"
-    """This process leaves: LeaseReturned."""
-    ABANDONED = "abandoned"
-    """The lease is lost: nothing is reported."""
 
 
 @dataclass(frozen=True)
@@ -98,93 +101,6 @@ class Trainer(Protocol):
 
     def progress(self, lease: Lease) -> pb.Progress | None:
         """What is new since the last Progress, and is from now on told; None where nothing is."""
-
-
-# What is to be done about it
-
-
-@dataclass(frozen=True)
-class Greeted:
-    """A gateway has welcomed us: what was asked on an older stream is to be asked again."""
-
-    verdicts: Mapping[Lease, pb.HeldAction.ValueType]
-
-
-@dataclass(frozen=True)
-class Begin:
-    """Work on this tune."""
-
-    assign: pb.Assign
-
-
-@dataclass(frozen=True)
-class End:
-    """Stop this attempt."""
-
-    lease: Lease
-    ending: Ending
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Upload:
-    """Put the report's object where its signed URL says; then call uploaded()."""
-
-    report: Report
-
-
-@dataclass(frozen=True)
-class Delete:
-    """This report is recorded: take it off the disk."""
-
-    lease: Lease
-    report_seq: int
-
-
-@dataclass(frozen=True)
-class Forget:
-    """The attempt is over: delete all that is kept of it. Its last report's name, or "abandoned"."""
-
-    lease: Lease
-    outcome: str
-
-
-@dataclass(frozen=True)
-class Hand:
-    """These URLs were asked for."""
-
-    urls: pb.Urls
-
-
-@dataclass(frozen=True)
-class Heed:
-    """The operator wants this trainer empty, and why; or no longer: log it."""
-
-    drained: bool
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Ignore:
-    """The gateway is newer than we are: log it."""
-
-    arm: str | None
-
-
-@dataclass(frozen=True)
-class Close:
-    """End the stream and open another one; `redirected`: at another gateway, and without delay."""
-
-    why: str
-    redirected: bool = False
-
-
-@dataclass(frozen=True)
-class Leave:
-    """All is given back: end the stream for good, once all is said."""
-
-
-Effect: TypeAlias = Greeted | Begin | End | Delete | Forget | Hand | Heed | Ignore | Close | Leave
 
 
 @dataclass

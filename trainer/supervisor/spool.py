@@ -12,7 +12,6 @@ What an earlier process left is taken up where its last report is terminal; the 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 import structlog
 from google.protobuf.message import DecodeError
 
+from trainer.durable import sync, whole
 from trainer.supervisor.leases import Lease
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
@@ -54,11 +54,9 @@ class Report:
         return self.arm in TERMINAL
 
     @property
-    def object(self) -> pb.UploadedObject | None:
-        """The object that it announces."""
-        if self.arm == "finished":
-            return self.message.finished.lora
-        return self.message.snapshot_ready.object if self.arm == "snapshot_ready" else None
+    def object(self) -> pb.UploadedObject:
+        """What `file` is announced as: a LoRA, for a snapshot is uploaded before it is reported."""
+        return self.message.finished.lora
 
 
 class Spool:
@@ -136,15 +134,10 @@ class Spool:
         path = folder / f"{report.seq:08d}.report"
         if report.file is not None:  # first, and it takes no room: where there is none for the report, the file is safe
             report.file = report.file.replace(path.with_suffix(".object"))
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as out:
-            out.write(report.message.SerializeToString())
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(path)
-        _sync(folder)
+        with whole(path) as temporary:
+            temporary.write_bytes(report.message.SerializeToString())
         if report.seq == 1:
-            _sync(self._folder)
+            sync(self._folder)
 
     def _delete(self, report: Report) -> None:
         path = self._folder / str(report.lease) / f"{report.seq:08d}.report"
@@ -172,12 +165,3 @@ def _read(folder: Path) -> Iterator[Report]:
             continue
         file = path.with_suffix(".object")
         yield Report(lease, int(path.stem), message, file if file.exists() else None, uploaded=not file.exists())
-
-
-def _sync(folder: Path) -> None:
-    """Makes a rename last: the folder itself has to reach the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 import structlog
 
+from trainer.durable import whole
 from trainer.supervisor import child
 from trainer.supervisor.child import Engine
 from trainer.supervisor.config import Settings, split_address
@@ -125,7 +126,7 @@ class Supervisor:
         """Writes the ready file once a gateway has welcomed us."""
         await self.workbench.welcomed_once.wait()
         if (path := self._settings.ready_file) is not None:
-            await asyncio.to_thread(_write_atomically, path, json.dumps({"metrics": self.metrics_url}))
+            await asyncio.to_thread(_write_whole, path, json.dumps({"metrics": self.metrics_url}))
         self.ready.set()
 
     def _engine_changed(self) -> None:
@@ -163,8 +164,7 @@ def _locked(data: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def _write_whole(path: Path, text: str) -> None:
     """Who sees the file sees all of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with whole(path) as temporary:
+        temporary.write_text(text)

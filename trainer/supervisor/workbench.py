@@ -22,14 +22,28 @@ from pathlib import Path
 import httpx
 import structlog
 
-from trainer.supervisor import protocol
 from trainer.supervisor.attempt import Attempt, Tools
 from trainer.supervisor.child import Engine
 from trainer.supervisor.config import Settings
 from trainer.supervisor.downloads import Downloads
+from trainer.supervisor.effects import (
+    Begin,
+    Close,
+    Delete,
+    Effect,
+    End,
+    Ending,
+    Forget,
+    Greeted,
+    Hand,
+    Heed,
+    Ignore,
+    Leave,
+    Upload,
+)
 from trainer.supervisor.leases import Lease, LeaseLost, Leases
 from trainer.supervisor.metrics import Metrics
-from trainer.supervisor.protocol import Ability, Effect, Ending, TrainerEnd
+from trainer.supervisor.protocol import Ability, TrainerEnd
 from trainer.supervisor.session import Session
 from trainer.supervisor.spool import Report, Spool
 from trainer.supervisor.uploads import upload
@@ -182,26 +196,26 @@ class Workbench:
     async def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
-                case protocol.Greeted(verdicts):
+                case Greeted(verdicts):
                     self._greeted({str(lease): pb.HeldAction.Name(action) for lease, action in verdicts.items()})
-                case protocol.Begin(assign):
+                case Begin(assign):
                     self._begin(assign)
-                case protocol.End(lease, ending, why):
+                case End(lease, ending, why):
                     self._stop(lease, ending, why)
-                case protocol.Delete(lease, report_seq):
+                case Delete(lease, report_seq):
                     await self.spool.acknowledged(lease, report_seq)
-                case protocol.Forget(lease, outcome):
+                case Forget(lease, outcome):
                     await self._forget(lease, outcome)
-                case protocol.Hand(urls):
+                case Hand(urls):
                     self._urls.answered(urls)
-                case protocol.Heed(drained, why):
+                case Heed(drained, why):
                     log.warning("This trainer is drained" if drained else "This trainer works again", why=why)
-                case protocol.Ignore(arm):
+                case Ignore(arm):
                     log.warning("A message of the gateway is not known here and is ignored", arm=arm)
-                case protocol.Close(why, redirected):
+                case Close(why, redirected):
                     if self._session is not None:
                         self._session.close(why, redirected=redirected)
-                case protocol.Leave():
+                case Leave():
                     self._left.set()
                     if self._session is not None:
                         self._session.leave()
@@ -262,13 +276,12 @@ class Workbench:
         self._start_uploads(self._end.spooled())
         self._stir()
 
-    def _start_uploads(self, due: Iterable[protocol.Upload]) -> None:
+    def _start_uploads(self, due: Iterable[Upload]) -> None:
         for report in (each.report for each in due):
             self._uploads[report.lease, report.seq] = asyncio.create_task(self._upload(report))
 
     async def _upload(self, report: Report) -> None:
         assert report.file is not None
-        assert report.object is not None
         name = report.object.name
         try:
             await self._put(report.lease, name, report.file)

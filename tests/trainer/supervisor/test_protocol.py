@@ -11,8 +11,22 @@ from typing import Any
 import pytest
 
 from trainer.supervisor import protocol
+from trainer.supervisor.effects import (
+    Begin,
+    Close,
+    Delete,
+    Effect,
+    End,
+    Ending,
+    Forget,
+    Greeted,
+    Heed,
+    Ignore,
+    Leave,
+    Upload,
+)
 from trainer.supervisor.leases import Lease
-from trainer.supervisor.protocol import Ability, Effect, Ending, TrainerEnd
+from trainer.supervisor.protocol import Ability, TrainerEnd
 from trainer.supervisor.spool import Report
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
@@ -123,7 +137,7 @@ def test_a_first_message_that_is_no_welcome_ends_the_stream(arm: str) -> None:
 
     effects = bench.hear(0.0, **{arm: {}})
 
-    assert effects == [protocol.Close("the gateway's first message is no Welcome")]
+    assert effects == [Close("the gateway's first message is no Welcome")]
 
 
 def test_a_gateway_without_a_welcome_is_left_after_twenty_seconds() -> None:
@@ -132,7 +146,7 @@ def test_a_gateway_without_a_welcome_is_left_after_twenty_seconds() -> None:
     bench.sent(0.0)
 
     assert bench.end.look(19.9) == []
-    assert bench.end.look(20.0) == [protocol.Close("no Welcome in 20 s")]
+    assert bench.end.look(20.0) == [Close("no Welcome in 20 s")]
 
 
 def test_three_beats_without_an_answer_end_the_stream(bench: Bench) -> None:
@@ -140,7 +154,7 @@ def test_three_beats_without_an_answer_end_the_stream(bench: Bench) -> None:
 
     assert beats == [["heartbeat"]] * 3
     assert bench.end.look(19.9) == []
-    assert bench.end.look(20.0) == [protocol.Close("3 beats without an answer")]
+    assert bench.end.look(20.0) == [Close("3 beats without an answer")]
 
 
 @pytest.mark.parametrize(("gateways", "left"), [(1, False), (2, True)])
@@ -151,7 +165,7 @@ def test_a_gateway_that_extends_nothing_for_half_a_lease_is_left_where_there_is_
     bench.connect()
     bench.answer(bench.sent(0.0), 0.0)
     bench.take()
-    close = protocol.Close("this gateway has extended no lease for half of its length")
+    close = Close("this gateway has extended no lease for half of its length")
 
     told = [bench.hear(now, heartbeat_ack=pb.HeartbeatAck(seq=9)) for now in (LENGTH / 2 - 0.1, LENGTH / 2)]
     bench.end.lost()
@@ -179,7 +193,7 @@ def test_an_assignment_is_accepted_and_the_beat_after_it_makes_it_trusted(bench:
     sent = bench.sent(1.0)
     bench.answer(sent, 2.0)
 
-    assert effects == [protocol.Begin(assign())]
+    assert effects == [Begin(assign())]
     assert [message.WhichOneof("message") for message in sent] == ["accepted", "heartbeat"]
     assert not before
     assert bench.end.leases.is_trusted(ONE, 2.0)
@@ -202,7 +216,7 @@ def test_reports_go_in_order_and_wait_for_the_upload_of_an_earlier_one(bench: Be
     before = bench.said(1.0)
     bench.end.uploaded(snapshot)
 
-    assert uploads == [protocol.Upload(snapshot)]
+    assert uploads == [Upload(snapshot)]
     assert bench.end.spooled() == []
     assert before == ["event"]
     assert bench.said(1.0) == ["snapshot_ready", "failed"]
@@ -283,7 +297,7 @@ def test_a_recorded_report_is_deleted_and_the_last_one_ends_the_attempt(
     acks = [pb.ReportAck(lease=ONE.message(), report_seq=seq, outcome=outcome) for seq in (1, 2, 2)]
     effects = [bench.hear(1.0, report_ack=ack) for ack in acks]
 
-    assert effects[:2] == [[protocol.Delete(ONE, 1)], [protocol.Forget(ONE, "failed")]]
+    assert effects[:2] == [[Delete(ONE, 1)], [Forget(ONE, "failed")]]
     assert effects[2] == []
     assert ONE not in bench.end.leases
 
@@ -302,7 +316,7 @@ def test_a_lost_lease_stops_the_attempt_and_not_a_word_of_it_follows(bench: Benc
 
     effects = bench.hear(1.0, **loss)
 
-    assert [type(effect) for effect in effects] == [protocol.End, protocol.Forget]
+    assert [type(effect) for effect in effects] == [End, Forget]
     assert bench.said(1.0) == []
 
 
@@ -312,7 +326,7 @@ def test_abort_at_welcome_is_a_lost_lease_too(bench: Bench) -> None:
 
     bench.connect(1.0, pb.HELD_ACTION_ABORT)
 
-    assert [type(effect) for effect in bench.told] == [protocol.Greeted, protocol.End, protocol.Forget]
+    assert [type(effect) for effect in bench.told] == [Greeted, End, Forget]
 
 
 def test_a_cancel_that_is_repeated_ends_the_attempt_once_and_a_lost_lease_outweighs_it(bench: Bench) -> None:
@@ -322,9 +336,9 @@ def test_a_cancel_that_is_repeated_ends_the_attempt_once_and_a_lost_lease_outwei
     again = bench.hear(1.0, heartbeat_ack=pb.HeartbeatAck(cancelled=[ONE.message()]))
     lost = bench.hear(1.0, revoke=pb.Revoke(lease=ONE.message()))
 
-    assert first == [protocol.End(ONE, Ending.CANCELLED)]
+    assert first == [End(ONE, Ending.CANCELLED)]
     assert again == []
-    assert protocol.End(ONE, Ending.ABANDONED) in lost
+    assert End(ONE, Ending.ABANDONED) in lost
 
 
 def test_who_leaves_says_so_returns_all_and_ends_the_stream_when_that_is_recorded(bench: Bench) -> None:
@@ -336,17 +350,17 @@ def test_who_leaves_says_so_returns_all_and_ends_the_stream_when_that_is_recorde
     bench.around.spool(lease_returned=pb.LeaseReturned(lease=ONE.message()))
     ack = pb.ReportAck(lease=ONE.message(), report_seq=1, outcome=pb.REPORT_OUTCOME_RECORDED)
 
-    assert effects == [protocol.End(ONE, Ending.RETURNED)]
+    assert effects == [End(ONE, Ending.RETURNED)]
     assert said == ["draining"]
     assert refused == []
     assert bench.said(1.0) == ["rejected", "lease_returned"]
-    assert bench.hear(1.0, report_ack=ack) == [protocol.Forget(ONE, "lease_returned"), protocol.Leave()]
+    assert bench.hear(1.0, report_ack=ack) == [Forget(ONE, "lease_returned"), Leave()]
 
 
 def drained_bench(bench: Bench) -> Bench:
     """With one tune at work, and its gateway has said Drain."""
     bench.take()
-    assert bench.hear(1.0, drain=pb.Drain(reason="a new disk")) == [protocol.Heed(drained=True, why="a new disk")]
+    assert bench.hear(1.0, drain=pb.Drain(reason="a new disk")) == [Heed(drained=True, why="a new disk")]
     return bench
 
 
@@ -369,7 +383,7 @@ def test_a_beats_answer_repeats_a_drain_that_was_lost(bench: Bench) -> None:
     told = bench.hear(1.0, heartbeat_ack=pb.HeartbeatAck(seq=1, drained=True))
     again = bench.hear(1.0, heartbeat_ack=pb.HeartbeatAck(seq=1, drained=True))
 
-    assert (told, again) == ([protocol.Heed(drained=True)], [])
+    assert (told, again) == ([Heed(drained=True)], [])
     assert refused(bench, 1.0) == ["DRAINING"]
 
 
@@ -379,7 +393,7 @@ def test_a_beats_answer_ends_a_drain_and_is_answered_with_free_slots_at_once(ben
 
     told = bench.hear(2.0, heartbeat_ack=pb.HeartbeatAck(seq=2))
 
-    assert told == [protocol.Heed(drained=False)]
+    assert told == [Heed(drained=False)]
     assert [message.heartbeat.free_slots for message in bench.sent(2.0)] == [1]
     assert refused(bench, 2.0) == []
 
@@ -405,7 +419,7 @@ def test_who_leaves_takes_no_more_though_the_drain_ends(bench: Bench) -> None:
 
 
 def test_who_holds_nothing_leaves_at_once(bench: Bench) -> None:
-    assert bench.end.drain() == [protocol.Leave()]
+    assert bench.end.drain() == [Leave()]
 
 
 def test_a_result_of_an_earlier_process_is_restated_and_sent_after_welcome() -> None:
@@ -420,8 +434,8 @@ def test_a_result_of_an_earlier_process_is_restated_and_sent_after_welcome() -> 
 
 
 def test_a_gateway_that_goes_away_is_left_for_another_one(bench: Bench) -> None:
-    assert bench.hear(1.0, reconnect=pb.Reconnect(reason="bye")) == [protocol.Close("bye", redirected=True)]
+    assert bench.hear(1.0, reconnect=pb.Reconnect(reason="bye")) == [Close("bye", redirected=True)]
 
 
 def test_an_arm_that_is_not_known_is_ignored(bench: Bench) -> None:
-    assert bench.hear(1.0) == [protocol.Ignore(None)]
+    assert bench.hear(1.0) == [Ignore(None)]

@@ -68,7 +68,7 @@ async def test_what_has_no_result_is_swept_at_a_restart(spool: Spool, tmp_path: 
 
 async def test_a_half_written_report_does_not_count(spool: Spool, tmp_path: Path) -> None:
     await spool.append(LEASE, finished())
-    (tmp_path / "spool" / str(LEASE) / "00000002.part").write_bytes(b"\x0a")
+    (tmp_path / "spool" / str(LEASE) / ".00000002.report.part").write_bytes(b"\x0a")
 
     (terminal,) = Spool(tmp_path / "spool").recover()
 
@@ -132,7 +132,7 @@ async def test_a_disk_that_is_full_for_the_report_does_not_lose_the_file(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.supervisor.spool.os.fsync", full)
+    monkeypatch.setattr("trainer.durable.os.fsync", full)
 
     report = await spool.append(LEASE, finished(), lora)
 

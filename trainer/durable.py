@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power cut. Called by `kohya` and `snapshot`."""
+"""Files that are there whole or not at all, also after a power cut. Called by the engine and the supervisor."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ def whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.part")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)  # the name
+    sync(path.parent)  # the name
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Brings a file's bytes, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
