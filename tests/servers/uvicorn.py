@@ -11,10 +11,17 @@ import uvicorn
 
 
 @asynccontextmanager
-async def served(app: Any) -> AsyncIterator[tuple[str, int]]:
-    """Starts it; gives host and port."""
+async def served(app: Any, **given: Any) -> AsyncIterator[tuple[str, int]]:
+    """Starts it; gives host and port. More settings of uvicorn may be given, such as TLS files."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, lifespan="off", access_log=False, log_config=None, timeout_graceful_shutdown=1
+        app,
+        host="127.0.0.1",
+        port=0,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=1,
+        **given,
     )
     config.load()
     server = uvicorn.Server(config)
