@@ -9,6 +9,7 @@ import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -102,6 +103,15 @@ class Settings(BaseSettings):
     #: Days from an API key's end until its row is erased. Unset: never.
     ended_key_days: float | None = Field(default=None, ge=0)
 
+    #: Requests a second that each gateway answers one tenant, ten seconds' worth of them at once, where `tunesmith
+    #: tenant set --rate` says nothing else. A stream is one request. Beyond it: 429.
+    requests_per_second: float = Field(default=200.0, gt=0)
+    #: Streams of events that one tenant may have open at once, at each gateway.
+    streams_per_tenant: int = Field(default=1000, ge=1)
+    #: Proxies before HTTP whose X-Forwarded-For is believed: addresses or networks, separated by commas. Behind another
+    #: one all strangers count as one, when wrong keys are counted.
+    trusted_proxies: str = "127.0.0.1,::1"
+
     #: A TOML file of further public checkpoints; see gateway/catalogue.toml.
     catalogue: Path | None = None
     #: Largest picture, bytes.
@@ -135,6 +145,16 @@ class Settings(BaseSettings):
         if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
             raise ValueError("wanted file:///ABSOLUTE/FOLDER")
         return url
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        for each in filter(None, map(str.strip, text.split(","))):
+            try:
+                ip_network(each)
+            except ValueError as exc:
+                raise ValueError(f"{each!r}: wanted addresses or networks, such as 10.0.0.7,10.1.0.0/16") from exc
+        return text
 
     @field_validator("signing_secret")
     @classmethod

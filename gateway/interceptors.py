@@ -2,7 +2,7 @@
 
 One story for all rpcs, told once by `Gatekeeper`: the HTTP shim calls the same server, so it holds for HTTP too.
 
-    request id in -> who calls? -> may they? -> is the request within the rules? -> servicer -> rich status, metric
+    request id in -> who calls? -> too often? -> may they? -> is it within the rules? -> servicer -> rich status, metric
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -22,13 +22,16 @@ from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 
-from gateway import request_ids, rules, status
-from gateway.credentials import Credentials
+from gateway import peers, request_ids, rules, status
+from gateway.credentials import Credentials, TooManyWrong
+from gateway.quotas import Quotas, rate_limited
 from gateway.status import Refusal
 from store.errors import StoreError
 from store.keys import Caller
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 # Set once an rpc, before its servicer runs, in the rpc's own task; read by servicers.
 _caller: ContextVar[Caller] = ContextVar("caller")
@@ -37,7 +40,6 @@ _request_id: ContextVar[str] = ContextVar("request_id")
 
 _OPEN = ("/grpc.health.v1.", "/grpc.reflection.")  # load balancers and grpcurl come without a key
 _TRAINERS = "/tunesmith.trainer."
-_OURS = ("inprocess", "unix:")  # peers that are the HTTP shim
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Recorder = Callable[[str, str, float], None]
@@ -64,6 +66,7 @@ def chain(
     authenticate: Callable[[str], Awaitable[Caller | None]],
     authenticate_trainer: Callable[[str], Awaitable[str | None]],
     record: Recorder = lambda method, code, seconds: None,
+    quotas: Quotas | None = None,
     cache_seconds: float = 5.0,
 ) -> list[grpc.aio.ServerInterceptor]:
     """Returns the server's interceptors.
@@ -72,20 +75,24 @@ def chain(
         authenticate: Whose key a secret is; None where nobody's.
         authenticate_trainer: Which trainer a join token names; None where none.
         record: Told of every rpc that has ended.
+        quotas: What a tenant may ask. None: as much as it likes.
         cache_seconds: How long an answer of the two is remembered: so long does a revoked key live on.
     """
     callers = Credentials(authenticate, cache_seconds)
     trainers = Credentials(authenticate_trainer, cache_seconds)
-    return [Gatekeeper(callers, trainers, record)]
+    return [Gatekeeper(callers, trainers, record, quotas or Quotas())]
 
 
 class Gatekeeper(grpc.aio.ServerInterceptor):
     """Stands around every rpc."""
 
-    def __init__(self, callers: Credentials[Caller], trainers: Credentials[str], record: Recorder) -> None:
+    def __init__(
+        self, callers: Credentials[Caller], trainers: Credentials[str], record: Recorder, quotas: Quotas
+    ) -> None:
         self._callers = callers
         self._trainers = trainers
         self._record = record
+        self._quotas = quotas
         #: Its id -> (servicer's handler, ours around it): made once, not for every rpc.
         self._wrapped: dict[int, tuple[Handler, Handler]] = {}
 
@@ -135,9 +142,11 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             started, left = time.perf_counter(), False
             try:
                 await self._admit(request, context, method)
-                async with aclosing(behaviour(request, context)) as messages:
-                    async for message in messages:
-                        yield message
+                found = _caller.get(None)  # none in a trainer's rpc
+                with nullcontext() if found is None else self._quotas.stream(found):
+                    async with aclosing(behaviour(request, context)) as messages:
+                        async for message in messages:
+                            yield message
             except (asyncio.CancelledError, GeneratorExit):
                 left = True
                 raise
@@ -164,17 +173,18 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         if method.startswith(_TRAINERS):
             await self._admit_trainer(metadata, context)
             return
-        await self._admit_caller(metadata, method)
+        await self._admit_caller(metadata, context, method)
         if isinstance(request, Message):
             judge_only = status.JUDGE_ONLY in metadata
             broken = rules.violations(request)
             if broken or judge_only:
                 raise status.invalid(broken)
 
-    async def _admit_caller(self, metadata: dict[str, Any], method: str) -> None:
-        found = await self._callers.owner(_secret(metadata))
+    async def _admit_caller(self, metadata: dict[str, Any], context: Any, method: str) -> None:  # noqa: ANN401
+        found = await _owner(self._callers, metadata, context)
         if found is None:
             raise _unauthenticated("KEY_INVALID", "This API key is not valid.")
+        self._quotas.charge(found)
         if not _allows(found.scopes, scope_of(method)):
             message = f"This API key lacks the scope {scope_of(method)}."
             raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING", message)
@@ -187,7 +197,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         if "authorization" not in metadata and names:
             found: str | None = names[0].decode()
         else:
-            found = await self._trainers.owner(_secret(metadata))
+            found = await _owner(self._trainers, metadata, context)
         if not found:
             raise _unauthenticated("TOKEN_INVALID", "This join token is not valid.")
         _trainer_id.set(found)
@@ -209,6 +219,14 @@ def scope_of(method: str) -> str:
 
 def _allows(scopes: frozenset[str], wanted: str) -> bool:
     return "*" in scopes or wanted in scopes or f"{wanted.partition(':')[0]}:*" in scopes
+
+
+async def _owner(credentials: Credentials[T], metadata: dict[str, Any], context: Any) -> T | None:  # noqa: ANN401
+    """Whom the call's secret belongs to."""
+    try:
+        return await credentials.owner(_secret(metadata), peers.network_of(context.peer(), metadata))
+    except TooManyWrong as exc:
+        raise rate_limited("Too many wrong keys came from your address.", exc.seconds) from exc
 
 
 def _secret(metadata: dict[str, Any]) -> str:
@@ -236,7 +254,7 @@ async def _refuse(context: Any, error: Exception) -> NoReturn:  # noqa: ANN401
         refusal = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "Internal error.")
     name = _request_id.get("")
     # Our own shim takes any number of violations; a native client's metadata has a bound.
-    limit_bytes = None if context.peer().startswith(_OURS) else status.NATIVE_BYTES
+    limit_bytes = None if peers.is_shim(context.peer()) else status.NATIVE_BYTES
     details = status.rich(refusal, name, limit_bytes=limit_bytes)
     trailing = ((status.STATUS_KEY, details.SerializeToString()), (request_ids.HEADER, name))
     await context.abort(refusal.code, details.message, trailing_metadata=trailing)

@@ -84,6 +84,14 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._limited = Counter(
+            "tunesmith_calls_limited",
+            "Calls refused since their tenant had too many requests a second, or too many streams.",
+            ["limit"],
+            registry=self.registry,
+        )
+        for limit in ("requests", "streams"):
+            self._limited.labels(limit)
         self._ended = Counter(
             "tunesmith_tunes_ended",
             "Tunes that this gateway has ended, by final state and engine: sum over gateways.",
@@ -108,6 +116,10 @@ class Metrics:
     def judged(self, reason: str) -> None:
         """One upload was judged; no reason: accepted."""
         self._pictures.labels(reason or "ACCEPTED").inc()
+
+    def limited(self, limit: str) -> None:
+        """One call was refused for a tenant's limit: `requests` or `streams`."""
+        self._limited.labels(limit).inc()
 
     def ended(self, state: str, engine: str) -> None:
         """A commit of this gateway has ended a tune."""

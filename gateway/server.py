@@ -36,6 +36,7 @@ from gateway.http.loopback import Loopback
 from gateway.judges import Judges
 from gateway.metrics import Metrics, read_snapshot
 from gateway.pictures import Limits
+from gateway.quotas import Quotas
 from gateway.retention import Retention, Terms
 from gateway.stream_metrics import StreamMetrics
 from gateway.sweeper import Sweeper
@@ -120,6 +121,7 @@ class Server:
             authenticate=partial(keys.authenticate, self._database),
             authenticate_trainer=partial(keys.authenticate_trainer, self._database),
             record=self._metrics.rpc,
+            quotas=Quotas(settings.requests_per_second, settings.streams_per_tenant, refused=self._metrics.limited),
         )
         self._grpc = grpc.aio.server(interceptors=chain, options=GRPC_OPTIONS)
         self._loopback = Loopback(chain)
@@ -269,6 +271,7 @@ class Server:
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                forwarded_allow_ips=self._settings.trusted_proxies,
                 timeout_graceful_shutdown=max(round(self._settings.grace_seconds), 1),
             )
         )

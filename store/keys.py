@@ -39,6 +39,8 @@ class Caller:
     """What the key may do; "*" is everything."""
     is_operator: bool
     """Whether the tenant may publish assets to all."""
+    request_rate: float | None = None
+    """Requests a second that the operator grants it at each gateway; None: what the gateway grants all."""
 
 
 async def create_tenant(
@@ -122,7 +124,8 @@ async def authenticate(db: Database, secret: str) -> Caller | None:
     # The look-up by hash tells at most how a hash begins, and no secret can be made to fit one.
     if row is None or not hmac.compare_digest(row.hash, digest):
         return None
-    return Caller(row.tenant_id, row.tenant_name, row.id, frozenset(row.scopes), row.is_operator)
+    scopes = frozenset(row.scopes)
+    return Caller(row.tenant_id, row.tenant_name, row.id, scopes, row.is_operator, row.request_rate)
 
 
 #: By the unique index on the hash.
@@ -134,6 +137,7 @@ _CALLER = (
         api_keys.c.scopes,
         tenants.c.name.label("tenant_name"),
         tenants.c.is_operator,
+        tenants.c.request_rate,
     )
     .join(tenants, tenants.c.id == api_keys.c.tenant_id)
     .where(

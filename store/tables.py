@@ -44,6 +44,7 @@ class Tenant(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("queued >= 0 AND running >= 0", name="tenants_counters"),
         CheckConstraint("weight > 0 AND queue_limit >= 0 AND running_limit >= 0", name="tenants_limits"),
+        CheckConstraint("request_rate > 0", name="tenants_request_rate"),
         # A caller names a public asset as "owner:name".
         Index("tenants_name", "name", unique=True),
     )
@@ -60,6 +61,8 @@ class Tenant(SQLModel, table=True):
     """Tunes that may be QUEUED at once."""
     running_limit: int = 1_000
     """Tunes that may be ASSIGNED or RUNNING at once."""
+    request_rate: float | None = None
+    """Requests a second at each gateway; null: what the gateway grants all."""
     queued: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     """Tunes that are QUEUED."""
     running: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})

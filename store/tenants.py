@@ -6,7 +6,7 @@ submission.py.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import bindparam, select, update
 
@@ -24,9 +24,10 @@ async def set_limits(
     weight: float | None = None,
     running_limit: int | None = None,
     queue_limit: int | None = None,
+    rate: float | Literal["default"] | None = None,
 ) -> Tenant:
     """Changes what is given and leaves the rest. Tunes that run or wait already are left as they are: a limit below
-    their number lets no further one in.
+    their number lets no further one in. `rate` is requests a second at each gateway, or "default": what it grants all.
 
     ValueError: a value is out of range, or none is given. NotFound: no such tenant.
     """
@@ -35,10 +36,14 @@ async def set_limits(
     for what, limit in (("running limit", running_limit), ("queue limit", queue_limit)):
         if limit is not None and not 0 <= limit <= MOST:
             raise ValueError(f"the {what} is {limit}; 0 to {MOST} was wanted")
+    if isinstance(rate, float | int) and not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"the rate is {rate:g}; a number above 0, or default, was wanted")
     given = {"weight": weight, "running_limit": running_limit, "queue_limit": queue_limit}
     values: dict[str, Any] = {column: value for column, value in given.items() if value is not None}
+    if rate is not None:
+        values["request_rate"] = None if rate == "default" else rate
     if not values:
-        raise ValueError("nothing to set; a weight, a running limit or a queue limit was wanted")
+        raise ValueError("nothing to set; a weight, a running limit, a queue limit or a rate was wanted")
     changed = update(tenants).where(tenants.c.name == name).values(**values).returning(*tenants.c)
     async with db.write() as transaction:
         row = (await transaction.execute(changed)).first()

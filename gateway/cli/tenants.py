@@ -5,6 +5,7 @@ command line. Tenants are made with their first key: see keys.py.
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 import cyclopts
 
@@ -16,14 +17,20 @@ from store.tables import Tenant
 
 tenant = cyclopts.App(name="tenant", help="Shares and limits of tenants, in the database of TUNESMITH_DATABASE_URL.")
 
-COLUMNS = ("TENANT", "WEIGHT", "RUNNING", "LIMIT", "QUEUED", "LIMIT", "ID")
+COLUMNS = ("TENANT", "WEIGHT", "RUNNING", "LIMIT", "QUEUED", "LIMIT", "RATE", "ID")
 
 
 @tenant.command(name="set")
 def set_limits(
-    name: str, *, weight: float | None = None, running_limit: int | None = None, queue_limit: int | None = None
+    name: str,
+    *,
+    weight: float | None = None,
+    running_limit: int | None = None,
+    queue_limit: int | None = None,
+    rate: float | Literal["default"] | None = None,
 ) -> int:
-    """Change a tenant's share and limits; what is not given stays. Gateways go by it from their next look at the queue.
+    """Change a tenant's share and limits; what is not given stays. Gateways go by it from their next look at the queue,
+    and by a rate within seconds.
 
     Parameters
     ----------
@@ -35,11 +42,13 @@ def set_limits(
         Tunes that may run at once, 0 and up. With 0 none is started any more.
     queue_limit
         Tunes that may wait at once, 0 and up. With 0 none is accepted any more.
+    rate
+        Requests a second at each gateway, above 0; "default" is what the gateway's TUNESMITH_REQUESTS_PER_SECOND says.
     """
 
     async def change(database: Database) -> None:
         changed = await tenants.set_limits(
-            database, name, weight=weight, running_limit=running_limit, queue_limit=queue_limit
+            database, name, weight=weight, running_limit=running_limit, queue_limit=queue_limit, rate=rate
         )
         print(_table([changed]), file=sys.stderr)
 
@@ -62,4 +71,5 @@ def _table(rows: list[Tenant]) -> str:
 
 def _cells(row: Tenant) -> tuple[str, ...]:
     counts = (row.running, row.running_limit, row.queued, row.queue_limit)
-    return (row.name, f"{row.weight:g}", *map(str, counts), row.id)
+    rate = "default" if row.request_rate is None else f"{row.request_rate:g}"
+    return (row.name, f"{row.weight:g}", *map(str, counts), rate, row.id)

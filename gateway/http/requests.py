@@ -21,6 +21,7 @@ from gateway.http import errors, json
 from gateway.http.bindings import Binding, Parameter
 from gateway.http.exchange import chunk_of, request_id_of
 from gateway.http.reading import Fault, Loc, field_reader, reader, text_reader
+from gateway.peers import HEADER as PEER_HEADER
 from gateway.request_ids import HEADER
 
 # A body from here on is read in a thread: everybody else's requests go on meanwhile.
@@ -82,7 +83,7 @@ class RequestReader:
             Disconnected: The caller went away.
         """
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request = Request(self._new(), _metadata(headers, request_id_of(scope)))
+        request = Request(self._new(), _metadata(headers, scope))
         if self._has_body:
             text = await self._body(headers, receive)
             if len(text) < LARGE:
@@ -203,8 +204,9 @@ def _refuse_other_types(headers: Mapping[bytes, bytes]) -> None:
         raise errors.wrong_media_type(f"encoded as {encoding}")
 
 
-def _metadata(headers: Mapping[bytes, bytes], request_id: str) -> list[tuple[str, str]]:
-    metadata = [(HEADER, request_id)]
+def _metadata(headers: Mapping[bytes, bytes], scope: Scope) -> list[tuple[str, str]]:
+    host = scope["client"][0] if scope.get("client") else ""
+    metadata = [(HEADER, request_id_of(scope)), (PEER_HEADER, host if host.isascii() and host.isprintable() else "")]
     for name in _PASSED_ON:
         value = headers.get(name, b"").decode("latin-1")
         # gRPC takes no other text; a key that is not printable is no key of ours.

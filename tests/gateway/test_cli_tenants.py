@@ -23,18 +23,27 @@ def tunesmith(*arguments: str) -> int:
 
 
 def test_set_limits_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tunesmith("tenant", "set", "acme", "--weight", "2.5", "--running-limit", "3", "--queue-limit", "40") == 0
+    limits = ("--weight", "2.5", "--running-limit", "3", "--queue-limit", "40", "--rate", "7.5")
+    assert tunesmith("tenant", "set", "acme", *limits) == 0
     assert tunesmith("tenant", "list") == 0
 
     header, line = capsys.readouterr().out.splitlines()
-    assert header.split() == ["TENANT", "WEIGHT", "RUNNING", "LIMIT", "QUEUED", "LIMIT", "ID"]
-    assert line.split()[:-1] == ["acme", "2.5", "0", "3", "0", "40"]
+    assert header.split() == ["TENANT", "WEIGHT", "RUNNING", "LIMIT", "QUEUED", "LIMIT", "RATE", "ID"]
+    assert line.split()[:-1] == ["acme", "2.5", "0", "3", "0", "40", "7.5"]
 
 
 def test_one_limit_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert tunesmith("tenant", "set", "acme", "--running-limit", "0") == 0
 
-    assert capsys.readouterr().err.splitlines()[1].split()[:-1] == ["acme", "1", "0", "0", "0", "10000"]
+    assert capsys.readouterr().err.splitlines()[1].split()[:-1] == ["acme", "1", "0", "0", "0", "10000", "default"]
+
+
+def test_a_rate_can_be_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tunesmith("tenant", "set", "acme", "--rate", "5") == 0
+    assert tunesmith("tenant", "set", "acme", "--rate", "default") == 0
+
+    first, second = (line.split()[-2] for line in capsys.readouterr().err.splitlines() if line.startswith("acme"))
+    assert (first, second) == ("5", "default")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +53,9 @@ def test_one_limit_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None
         (("acme", "--weight", "nan"), "the weight is nan; a number above 0 was wanted"),
         (("acme", "--running-limit", "-1"), "the running limit is -1; 0 to 2147483647 was wanted"),
         (("acme", "--queue-limit", "9999999999"), "the queue limit is 9999999999; 0 to 2147483647 was wanted"),
-        (("acme",), "nothing to set; a weight, a running limit or a queue limit was wanted"),
+        (("acme",), "nothing to set; a weight, a running limit, a queue limit or a rate was wanted"),
+        (("acme", "--rate", "0"), "the rate is 0; a number above 0, or default, was wanted"),
+        (("acme", "--rate", "inf"), "the rate is inf; a number above 0, or default, was wanted"),
         (("nobody", "--weight", "2"), "there is no tenant 'nobody'"),
     ],
 )

@@ -44,6 +44,8 @@ def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("GRPC", "localhost:99999", "wanted HOST:PORT"),
         ("PUBLIC_URL", "tunes.example", "wanted http"),
         ("LOG_LEVEL", "loud", "'debug', 'info'"),
+        ("REQUESTS_PER_SECOND", "0", "greater than 0"),
+        ("TRUSTED_PROXIES", "10.0.0.1,proxy", "'proxy': wanted addresses or networks"),
         ("MAX_PICTURE_BYTES", "12", "greater than or equal to 1024"),
         ("HEARTBEAT_SECONDS", "40", "a third of TUNESMITH_LEASE_SECONDS=45"),
     ],

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.credentials import Credentials
+from gateway.credentials import STRANGERS, Credentials, TooManyWrong
 
 
 class FakeKeys:
@@ -65,6 +65,71 @@ async def test_one_asks_for_all_when_an_entry_ends(keys: FakeKeys, credentials: 
 
     assert set(owners) == {"alice"}
     assert len(keys.asked) == 2
+
+
+async def test_wrong_secrets_from_one_place_cost_the_store_so_many_questions_and_no_more(
+    keys: FakeKeys, credentials: Credentials[str]
+) -> None:
+    for number in range(100):
+        assert await credentials.owner(f"wrong-{number}", "10.0.0.1") is None
+    for number in range(100, 1000):
+        with pytest.raises(TooManyWrong) as refused:
+            await credentials.owner(f"wrong-{number}", "10.0.0.1")
+        assert refused.value.seconds == pytest.approx(0.1)
+
+    assert len(keys.asked) == 100
+    keys.now = 1.0
+    for number in range(10):
+        assert await credentials.owner(f"later-{number}", "10.0.0.1") is None
+    with pytest.raises(TooManyWrong):
+        await credentials.owner("later", "10.0.0.1")
+
+
+async def test_who_tries_keys_shuts_out_nobody_who_is_known_or_comes_from_elsewhere(
+    keys: FakeKeys, credentials: Credentials[str]
+) -> None:
+    await credentials.owner("a", "10.0.0.1")
+    for number in range(100):
+        await credentials.owner(f"wrong-{number}", "10.0.0.1")
+    keys.now = 5.0  # what is remembered of "a" has ended: it is asked for again
+    for number in range(50):
+        await credentials.owner(f"again-{number}", "10.0.0.1")
+
+    assert await credentials.owner("a", "10.0.0.1") == "alice"
+    assert await credentials.owner("b", "10.0.0.2") == "bob"
+    with pytest.raises(TooManyWrong):
+        await credentials.owner("b2", "10.0.0.1")
+
+
+async def test_right_secrets_are_not_counted(keys: FakeKeys, credentials: Credentials[str]) -> None:
+    keys.owners |= {f"right-{number}": "acme" for number in range(500)}
+
+    owners = [await credentials.owner(f"right-{number}", "10.0.0.1") for number in range(500)]
+
+    assert set(owners) == {"acme"}
+
+
+async def test_unknown_secrets_are_looked_up_a_few_at_a_time(keys: FakeKeys) -> None:
+    asked, most, full, go_on = 0, 0, asyncio.Event(), asyncio.Event()
+
+    async def slow(secret: str) -> None:
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked)
+        if asked == STRANGERS:
+            full.set()
+        await go_on.wait()
+        asked -= 1
+
+    credentials: Credentials[None] = Credentials(slow, seconds=5)
+    waiting = [asyncio.create_task(credentials.owner(str(number), str(number))) for number in range(50)]
+    await full.wait()
+    for _ in range(10):  # turns of the loop, in which a fifth would be asked for
+        await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(*waiting)
+
+    assert most == STRANGERS
 
 
 async def test_the_store_away_is_an_error_and_not_a_refusal(keys: FakeKeys) -> None:

@@ -91,6 +91,39 @@ async def test_each_error_of_the_service_has_its_answer(
     assert "10.0.0.1" not in answer.text
 
 
+async def test_who_calls_too_often_is_told_when_to_call_again(door: Front) -> None:
+    slow = {"authorization": "Bearer ts_slow"}
+    first = await door.http.get("/v1/tune/a", headers=slow)
+
+    second = await door.http.get("/v1/tune/a", headers=slow)
+    others = await door.http.get("/v1/tune/a")
+    health = await door.http.get("/health", headers=slow)
+
+    assert [answer.status_code for answer in (first, others, health)] == [200, 200, 200]
+    assert_refused(second, 429, "RESOURCE_EXHAUSTED", "RATE_LIMITED")
+    assert 90 < int(second.headers["retry-after"]) <= 100
+
+
+async def test_a_stranger_with_many_keys_is_told_by_address_and_shuts_out_nobody(
+    door: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.credentials.WRONG", 0.01)
+    await door.http.get("/v1/tune/a")
+
+    async def tried(host: str) -> httpx.Response:
+        transport = httpx.ASGITransport(door.app, client=(host, 4711))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as stranger:
+            return await stranger.get("/v1/tune/a", headers={"authorization": "Bearer ts_wrong"})
+
+    first, second = await tried("192.0.2.1"), await tried("192.0.2.1")
+
+    assert_refused(first, 401, "UNAUTHENTICATED", "KEY_INVALID")
+    assert_refused(second, 429, "RESOURCE_EXHAUSTED", "RATE_LIMITED")
+    assert 90 < int(second.headers["retry-after"]) <= 100
+    assert (await tried("192.0.2.2")).status_code == 401
+    assert (await door.http.get("/v1/tune/a")).status_code == 200
+
+
 async def test_an_unknown_asset_in_a_body_is_told_at_its_place(door: Front) -> None:
     door.tunes.fails = errors.InvalidReference(
         [

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gateway import interceptors, status
 from gateway.interceptors import scope_of
+from gateway.quotas import Quotas
 from store import errors
 from tests.servers.front import KEYS, FakeTunes
 from tunesmith.trainer.v1 import trainer_service_pb2 as stream
@@ -48,11 +49,14 @@ class Native:
     """Set once an rpc has ended."""
     asked_for: list[str] = field(default_factory=list)
     """Secrets that the store was asked about."""
+    limited: list[str] = field(default_factory=list)
+    """Limits that calls were refused for."""
 
 
 @pytest.fixture
 async def native() -> AsyncIterator[Native]:
     tunes = FakeTunes()
+    limited: list[str] = []
     rpcs: list[tuple[str, str]] = []
     asked_for: list[str] = []
 
@@ -74,6 +78,7 @@ async def native() -> AsyncIterator[Native]:
             authenticate=authenticate,
             authenticate_trainer=authenticate_trainer,
             record=record,
+            quotas=Quotas(streams=2, refused=limited.append),
         ),
         options=(("grpc.so_reuseport", 0),),
     )
@@ -83,7 +88,7 @@ async def native() -> AsyncIterator[Native]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Native(tunes, channel, TuneServiceStub(channel), rpcs, ended, asked_for)
+        yield Native(tunes, channel, TuneServiceStub(channel), rpcs, ended, asked_for, limited)
     await server.stop(0)
 
 
@@ -241,6 +246,57 @@ async def test_what_is_to_be_judged_only_never_reaches_the_service(native: Nativ
 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert not native.tunes.asked
+
+
+async def test_who_calls_too_often_is_told_when_to_call_again(native: Native) -> None:
+    slow = (("authorization", "Bearer ts_slow"),)
+    await native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=slow)
+
+    error, rich = await refusal_of(native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=slow))
+    await native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=KEY)
+
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details(rich, ErrorInfo).reason == "RATE_LIMITED"
+    assert 90 < details(rich, RetryInfo).retry_delay.ToTimedelta().total_seconds() <= 100
+    assert native.limited == ["requests"]
+
+
+async def test_a_tenants_open_streams_are_bounded_and_one_that_ends_makes_room(native: Native) -> None:
+    native.tunes.events = [tune_pb2.TuneEvent(id=1)]
+    native.tunes.pause_after = asyncio.Event()
+    request = api.WatchTuneRequest(id="a")
+    watches = [native.stub.WatchTune(request, metadata=KEY) for _ in range(2)]
+    for watch in watches:
+        await watch.read()
+
+    error, rich = await refusal_of(_first(native.stub.WatchTune(request, metadata=KEY)))
+    native.ended.clear()
+    watches[0].cancel()
+    await native.ended.wait()
+    again = native.stub.WatchTune(request, metadata=KEY)
+
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details(rich, ErrorInfo).reason == "TOO_MANY_STREAMS"
+    assert details(rich, RetryInfo).retry_delay.ToTimedelta().total_seconds() == 5
+    assert native.limited == ["streams"]
+    assert (await again.read()).id == 1
+
+
+async def test_wrong_keys_from_one_address_are_soon_looked_up_no_more_and_known_ones_go_on(
+    native: Native, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.credentials.WRONG", 0.01)
+    await native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=KEY)
+    codes = []
+    for number in range(3):  # who calls gRPC directly cannot say from where it comes
+        wrong = (("authorization", f"Bearer ts_wrong{number}"), ("x-tunesmith-peer", f"10.0.0.{number}"))
+        error, rich = await refusal_of(native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=wrong))
+        codes.append(error.code())
+
+    assert codes == [grpc.StatusCode.UNAUTHENTICATED, *[grpc.StatusCode.RESOURCE_EXHAUSTED] * 2]
+    assert details(rich, ErrorInfo).reason == "RATE_LIMITED"
+    assert native.asked_for == ["ts_all", "ts_wrong0"]
+    await native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=KEY)
 
 
 @pytest.mark.parametrize(

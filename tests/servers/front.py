@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from gateway import interceptors
 from gateway.http.app import CHANNEL_OPTIONS, build
 from gateway.http.loopback import Loopback
+from gateway.quotas import Quotas
 from store.keys import Caller
 from tunesmith.v1 import asset_service_pb2, tune_pb2, tune_service_pb2
 from tunesmith.v1.tune_service_pb2_grpc import TuneServiceServicer, add_TuneServiceServicer_to_server
@@ -33,6 +34,7 @@ CALLER = Caller("11111111-1111-1111-1111-111111111111", "me", "key_1", frozenset
 KEYS = {
     "ts_all": CALLER,
     "ts_reader": Caller(CALLER.tenant_id, "me", "key_2", frozenset({"tune:read"}), False),
+    "ts_slow": Caller("22222222-2222-2222-2222-222222222222", "slow", "key_3", frozenset({"*"}), False, 0.01),
 }
 
 
@@ -121,7 +123,7 @@ class Front:
 
 
 @asynccontextmanager
-async def front(*, socket: bool = False, **options: Any) -> AsyncIterator[Front]:
+async def front(*, socket: bool = False, quotas: Quotas | None = None, **options: Any) -> AsyncIterator[Front]:
     """Starts both doors; `options` go to gateway.http.app.build.
 
     The HTTP app calls the servicers through a Loopback; with `socket`, over the gRPC server's socket.
@@ -145,6 +147,7 @@ async def front(*, socket: bool = False, **options: Any) -> AsyncIterator[Front]
         authenticate=authenticate,
         authenticate_trainer=authenticate_trainer,
         record=lambda method, code, seconds: rpcs.append((method.rpartition("/")[2], code)),
+        quotas=quotas,
     )
     with tempfile.TemporaryDirectory() as folder:
         address = f"unix:{Path(folder) / 'grpc'}"

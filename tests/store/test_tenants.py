@@ -64,6 +64,8 @@ async def test_tenants_are_listed_by_name_with_what_runs_and_waits(world: World)
         ({"weight": math.inf}, "the weight is inf"),
         ({"running_limit": -1}, "the running limit is -1; 0 to"),
         ({"queue_limit": 2**31}, "the queue limit is 2147483648; 0 to 2147483647"),
+        ({"rate": 0.0}, "the rate is 0"),
+        ({"rate": math.nan}, "the rate is nan"),
         ({}, "nothing to set"),
     ],
 )
@@ -83,3 +85,18 @@ async def test_unknown_tenant_is_not_found(database: Database) -> None:
         await tenants.set_limits(database, "nobody", weight=2.0)
     with pytest.raises(errors.NotFound):
         await tenants.find_tenant(database, "nobody")
+
+
+async def test_a_callers_rate_is_its_tenants_until_it_is_given_back(database: Database) -> None:
+    made = await keys.create_tenant(database, "acme")
+    _, secret = await keys.create_key(database, made.id, "test")
+
+    rates: list[float | None] = []
+    for rate in (None, 0.5, "default"):
+        if rate is not None:
+            await tenants.set_limits(database, "acme", rate=rate)
+        caller = await keys.authenticate(database, secret)
+        assert caller is not None
+        rates.append(caller.request_rate)
+
+    assert rates == [None, 0.5, None]

@@ -1,0 +1,48 @@
+"""How often each of many may do something: token buckets. Called by quotas and credentials; knows no tenant and no RPC.
+
+A bucket holds `rate` x BURST tokens and gets `rate` a second. It is kept as one number, the time at which it will be
+full again (the generic cell rate algorithm): a bucket that is full needs no memory at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+BURST = 10.0  # seconds of the rate that may be used at once by who was quiet for so long
+MOST = 10_000  # buckets; beyond it the one unused for longest counts as full again
+
+
+class Buckets:
+    """A bucket for each name, all on one clock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        #: Name -> when its bucket is full again.
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def wait(self, name: str, rate: float) -> float:
+        """Seconds until the name's bucket has a token; 0 where it has one.
+
+        Args:
+            name: Whose bucket.
+            rate: Tokens a second; it may change from call to call.
+        """
+        now = self._clock()
+        # A rate below one in BURST seconds has room for one token all the same.
+        room = max(BURST, 1 / rate)
+        empty_for = max(self._full_at.get(name, now) - now, 0.0)
+        return max(empty_for + 1 / rate - room, 0.0)
+
+    def take(self, name: str, rate: float) -> float:
+        """Takes a token and answers 0; answers as `wait` does, and takes none, where there is none."""
+        wait = self.wait(name, rate)
+        if wait > 0:
+            return wait
+        now = self._clock()
+        self._full_at[name] = max(self._full_at.get(name, now), now) + 1 / rate
+        self._full_at.move_to_end(name)
+        if len(self._full_at) > MOST:
+            self._full_at.popitem(last=False)
+        return 0.0
