@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -29,6 +30,7 @@ def main() -> None:
         settings = config.read()
         set_up_log(settings)
         arm_failpoints()
+        open_more_files()
         uvloop.run(run(settings))
     except (ConfigError, DatabaseAway) as exc:
         print(f"tunesmith-gateway: {exc}", file=sys.stderr)
@@ -41,6 +43,12 @@ def arm_failpoints() -> None:
         failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
     except ValueError as exc:
         raise ConfigError(f"{failpoints.VARIABLE}: {exc}") from exc
+
+
+def open_more_files() -> None:
+    """Each connection is a file. The soft limit is low for the sake of programs that use select, and we do not."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def run(settings: Settings) -> None:

@@ -32,6 +32,7 @@ from gateway.config import Address, ConfigError, Settings
 from gateway.desk import StreamSettings
 from gateway.dispatch import Dispatcher
 from gateway.http import app
+from gateway.http.connection import Connection
 from gateway.http.loopback import Loopback
 from gateway.judges import Judges
 from gateway.metrics import Metrics, read_snapshot
@@ -58,6 +59,10 @@ GRPC_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # What one request may cost; http/requests.py has the same for HTTP. What trainers send is far smaller.
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.max_concurrent_streams", 1000),  # of one connection; its further calls wait
+    ("grpc.server_handshake_timeout_ms", 15_000),
     ("grpc.so_reuseport", 0),  # with it, a second gateway on the same port would take every other call in silence
 )
 CALLER_SERVICES = (
@@ -271,6 +276,7 @@ class Server:
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                http=Connection,
                 forwarded_allow_ips=self._settings.trusted_proxies,
                 timeout_graceful_shutdown=max(round(self._settings.grace_seconds), 1),
             )

@@ -318,3 +318,19 @@ async def test_misspelt_setting_is_told(tmp_path: Path) -> None:
     _, text = await process.communicate()
 
     assert "TUNESMITH_GRACE_SECONDS" in text.decode()
+
+
+async def test_messages_and_metadata_beyond_their_bounds_are_refused_over_grpc(gateway: Gateway) -> None:
+    secret = await key_in(gateway.folder)
+    key = ("authorization", f"Bearer {secret}")
+    large = tune_service_pb2.ListTunesRequest(name="x" * (4 * 1024 * 1024))
+    async with grpc.aio.insecure_channel(gateway.ready["grpc"]) as channel:
+        tunes = tune_service_pb2_grpc.TuneServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as message:
+            await tunes.ListTunes(large, metadata=(key,))
+        with pytest.raises(grpc.aio.AioRpcError) as metadata:
+            await tunes.ListTunes(tune_service_pb2.ListTunesRequest(), metadata=(key, ("x-pad", "x" * 20_000)))
+        listed = await tunes.ListTunes(tune_service_pb2.ListTunesRequest(), metadata=(key,))
+
+    assert message.value.code() is metadata.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert listed.total == 0
