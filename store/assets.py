@@ -216,6 +216,7 @@ async def complete(
     """
     values: dict[str, Any] = {"size_bytes": size_bytes, "sha256": sha256, "object_key": object_key}
     values |= {"status": "ready", "status_details": status_details, "status_info": status_info}
+    values["file_structure"] = "single_file"  # what one PUT brings
     return await _judge(db, tenant_id, asset_id, values | (described(data) if data is not None else {}))
 
 

@@ -56,6 +56,7 @@ async def test_good_picture_is_ready_under_its_hash_and_can_be_downloaded(tenant
 
     assert asset.status == asset_pb2.ASSET_STATUS_READY
     assert asset.size_bytes == len(content)
+    assert asset.file_structure == asset_pb2.FILE_STRUCTURE_SINGLE_FILE
     assert asset.data.file.file_format == asset_pb2.FILE_EXTENSION_PNG
     key = f"assets/{asset.id}/{hashlib.sha256(content).hexdigest()}"
     assert b"".join([chunk async for chunk in service.objects.read(key)]) == content
