@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import photographs
+from tests.servers.gateway import Account, Gateway
 from tests.servers.service import Client, Service
 
 
@@ -22,6 +24,21 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def client(service: Service) -> Iterator[Client]:
     with service.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def gateway(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway to which no trainer ever comes: what is created on it stays pending."""
+    folder = tmp_path_factory.mktemp("gateway")
+    path = shutil.copy(sqlite_template, folder / "tunesmith.db")
+    with Gateway(f"sqlite:///{path}", folder) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def account(gateway: Gateway) -> Account:
+    """A tenant of that gateway that owns nothing yet."""
+    return gateway.account()
 
 
 @pytest.fixture(scope="session")

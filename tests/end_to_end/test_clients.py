@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
-def test_node_client_creates_and_watches_a_tune_by_reflection_alone(
+def test_node_client_creates_watches_and_cancels_tunes_by_reflection_alone(
     service: Service, client: Client, pictures: list[Path]
 ) -> None:
     arguments = [service.ready["grpc"], service.ready["api_key"], client.upload(pictures[0])]
@@ -26,10 +26,13 @@ def test_node_client_creates_and_watches_a_tune_by_reflection_alone(
     )
 
     assert node.returncode == 0, node.stderr
-    tune = json.loads(node.stdout)
-    assert tune["status"] == "TUNE_STATUS_SUCCEEDED"
-    assert len(tune["output_lora_ids"]) == 1
-    assert tune["events"] > 3
+    said = json.loads(node.stdout)
+    assert said["trained"]["status"] == "TUNE_STATUS_SUCCEEDED"
+    assert len(said["trained"]["output_lora_ids"]) == 1
+    assert said["trained"]["events"] > 3
+    assert said["answered"] == said["cancelled"]["status"] == "TUNE_STATUS_CANCELLED"
+    assert said["cancelled"]["events"] > 1
+    assert said["refused"] == "NOT_FOUND"
 
 
 @pytest.mark.parametrize("which", ["gateway", "trainer"])

@@ -4,7 +4,9 @@ is what matters."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from store import keys
@@ -13,6 +15,21 @@ from tests.servers.daemon import Daemon
 from tests.servers.service import Client
 
 QUEUE_LIMIT = 1_000_000  # so many that no benchmark meets it
+
+
+@dataclass(frozen=True)
+class Account:
+    """A tenant of a gateway, and its key."""
+
+    url: str
+    """The gateway's, without a slash at its end."""
+    tenant_id: str
+    name: str
+    key: str
+
+    def client(self) -> Client:
+        """An HTTP caller with the key."""
+        return Client(self.url, self.key)
 
 
 class Gateway(Daemon):
@@ -26,6 +43,7 @@ class Gateway(Daemon):
 
     def __init__(self, database_url: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self._database_url = database_url
+        self._accounts = itertools.count(1)
         settings = {
             "TUNESMITH_DATABASE_URL": database_url,
             "TUNESMITH_OBJECTS_URL": (folder / "objects").as_uri(),
@@ -45,6 +63,20 @@ class Gateway(Daemon):
     def client(self) -> Client:
         """An HTTP caller with a key of its own tenant."""
         return Client(self.ready["http"], self.api_key)
+
+    def account(self, *, is_operator: bool = False) -> Account:
+        """A new tenant with a key, so that a test sees nothing but its own."""
+        name = f"tenant-{next(self._accounts)}"
+        return asyncio.run(self._make_account(name, is_operator))
+
+    async def _make_account(self, name: str, is_operator: bool) -> Account:
+        database = await Database.open(self._database_url, wakeups=False)
+        try:
+            tenant = await keys.create_tenant(database, name, is_operator=is_operator)
+            _, secret = await keys.create_key(database, tenant.id, "test")
+            return Account(self.ready["http"], tenant.id, name, secret)
+        finally:
+            await database.close()
 
     async def _make_keys(self) -> tuple[str, str]:
         database = await Database.open(self._database_url, wakeups=False)

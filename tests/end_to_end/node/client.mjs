@@ -1,5 +1,5 @@
-// Creates a tune and watches it to its end over gRPC, knowing only what the server's reflection tells.
-// Arguments: HOST:PORT KEY FILE_ID. Prints the final Tune as JSON.
+// Creates a tune and watches it to its end over gRPC, and cancels another, knowing only what the server's reflection tells.
+// Arguments: HOST:PORT KEY FILE_ID. Prints the final tunes as JSON.
 import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
 import { GrpcReflection } from "grpc-js-reflection-client";
@@ -21,22 +21,44 @@ const call = (method, request) =>
     tunes[method](request, metadata, (error, answer) => (error ? reject(error) : resolve(answer))),
   );
 
-const created = await call("CreateTune", {
-  name: "from-node",
-  details: {
-    lora_tune: {
-      base_checkpoint: { checkpoint_id: "tunesmith:tiny-shapes" },
-      files: [{ file_id: fileId }],
-      steps: 10,
-      trigger_words: ["sks"],
+const create = (name, checkpoint) =>
+  call("CreateTune", {
+    name,
+    details: {
+      lora_tune: {
+        base_checkpoint: { checkpoint_id: checkpoint },
+        files: [{ file_id: fileId }],
+        steps: 10,
+        trigger_words: ["sks"],
+      },
     },
-  },
-});
+  });
 
-let events = 0;
-for await (const event of tunes.WatchTune({ id: created.id }, metadata)) {
-  events += 1;
-  if (event.id !== events) throw new Error(`event ${event.id} came as number ${events}`);
-}
-console.log(JSON.stringify({ ...(await call("GetTune", { id: created.id })), events }));
+// Watches a tune until it has ended; returns it with the number of its events.
+const ended = async (id) => {
+  let events = 0;
+  for await (const event of tunes.WatchTune({ id }, metadata)) {
+    events += 1;
+    if (event.id !== events) throw new Error(`event ${event.id} came as number ${events}`);
+  }
+  return { ...(await call("GetTune", { id })), events };
+};
+
+// The second wants an engine that no trainer offers: it is pending until it is cancelled, while it is watched.
+const [trained, waiting] = [
+  await create("from-node", "tunesmith:tiny-shapes"),
+  await create("cancelled-from-node", "octoai:default-sdxl"),
+];
+const watched = ended(waiting.id);
+const answered = await call("CancelTune", { id: waiting.id });
+const refused = await call("CancelTune", { id: "tune_unknown" }).catch((error) => error.code);
+
+console.log(
+  JSON.stringify({
+    trained: await ended(trained.id),
+    cancelled: await watched,
+    answered: answered.status,
+    refused: grpc.status[refused],
+  }),
+);
 tunes.close();
