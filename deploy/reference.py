@@ -118,7 +118,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     default: Any = field.default
-    if field.default_factory is not None or default is None or default == "":
+    if field.default_factory is not None or default in (None, "", ()):
         return "unset"
     return f"`{','.join(default) if isinstance(default, tuple) else default}`"
 

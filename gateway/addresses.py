@@ -8,7 +8,7 @@ releases of Python, lets multicast and translated addresses through, and is aske
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -90,15 +90,3 @@ def literal(host: str) -> Address | None:
     if last.isdecimal() or (digits != last and all(digit in "0123456789abcdef" for digit in digits)):
         return IPv4Address(host)
     return None
-
-
-def network(text: str) -> Network:
-    """Reads a network such as 10.1.0.0/16, or a single address.
-
-    Raises:
-        ValueError: It is none.
-    """
-    try:
-        return ip_network(text.strip())
-    except ValueError as exc:
-        raise ValueError(f"{text.strip()!r}: wanted a network such as 10.1.0.0/16 or fd12::/64, or an address") from exc

@@ -4,12 +4,17 @@ through the HTTP shim; what becomes of an upload is in uploads.py.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 
 from gateway import wire
+from gateway.fetches import Fetches
+from gateway.hub import REPOSITORY
 from gateway.interceptors import caller
+from gateway.outbound import OutboundRefused
 from gateway.status import Refusal, Violation, invalid
 from gateway.uploads import Uploads, incoming_key
 from store import assets
@@ -20,22 +25,29 @@ from tunesmith.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 URL_SECONDS = 3600.0  # that a signed URL lasts; its expiry is checked when a request starts
+TOKEN = re.compile(r"[\x21-\x7e]+")  # it goes into a header
 
 
 class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
     """See protos/tunesmith/v1/asset_service.proto for what each rpc promises."""
 
-    def __init__(self, database: Database, objects: Objects, uploads: Uploads) -> None:
+    def __init__(self, database: Database, objects: Objects, uploads: Uploads, fetches: Fetches | None = None) -> None:
         self._database = database
         self._objects = objects
         self._uploads = uploads
+        self._fetches = fetches
 
     async def CreateAsset(  # noqa: N802  - the proto's name, as all below
         self, request: asset_service_pb2.CreateAssetRequest, context: Context
     ) -> asset_service_pb2.CreateAssetResponse:
-        """Stores an asset that waits for its bytes."""
+        """Stores an asset that waits for its bytes, which the caller uploads or a gateway fetches."""
         check(request)
-        row = await assets.create(self._database, wire.new_asset(request, tenant_id=caller().tenant_id))
+        new = wire.new_asset(request, tenant_id=caller().tenant_id)
+        if request.url or request.hf_repo:
+            token = request.hf_token_secret if request.HasField("hf_token_secret") else None
+            row = await self._fetcher(request).order(new, wire.new_fetch(request), token)
+        else:
+            row = await assets.create(self._database, new)
         return asset_service_pb2.CreateAssetResponse(
             asset=wire.asset(row), token=row.id, transfer_api=await self._transfer(row)
         )
@@ -71,12 +83,30 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
         return asset_service_pb2.DeleteAssetResponse(id=row.id, deleted_at=wire.timestamp(row.deleted_at))
 
     async def _transfer(self, row: Asset) -> asset_pb2.TransferApi:
-        """Its bytes where they are good, a place for them where they are still to come, else nothing."""
+        """Its bytes where they are good, a place for them where they are still to be uploaded, else nothing."""
+        if row.status == "ready_to_upload" and (row.url or row.hf_repo):  # a gateway brings them
+            return wire.transfer()
         if row.status == "ready" and row.object_key:
             return wire.transfer(get_url=await self._objects.sign_get(row.object_key, URL_SECONDS))
         if row.status == "ready_to_upload" and row.tenant_id == caller().tenant_id:
             return wire.transfer(put_url=await self._objects.sign_put(incoming_key(row.id), URL_SECONDS))
         return wire.transfer()
+
+    def _fetcher(self, request: asset_service_pb2.CreateAssetRequest) -> Fetches:
+        """Who fetches it.
+
+        Raises:
+            Refusal: Nobody does, or the URL will never do.
+        """
+        if self._fetches is None or (request.hf_repo and not self._fetches.has_hub):
+            sentence = "fetching by the gateway is not configured: upload the bytes to the put_url instead"
+            raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "FETCHING_NOT_CONFIGURED", sentence)
+        if request.url:
+            try:
+                self._fetches.check(request.url)
+            except OutboundRefused as exc:
+                raise invalid([Violation("url", exc.sentence, exc.reason)]) from exc
+        return self._fetches
 
     async def _preview(self, row: Asset, wanted: bool) -> str | None:
         if not wanted or row.asset_type != "file" or row.status != "ready" or not row.object_key:
@@ -97,9 +127,23 @@ def check(request: asset_service_pb2.CreateAssetRequest) -> None:
         raise invalid([Violation("data", f"its asset_type {told}; asset_type is {kind!r}", "ASSET_TYPE_MISMATCH")])
     if kind != "file" and not getattr(request.data, kind).engine:
         raise invalid([Violation(f"data.{kind}.engine", "must not be empty", "REQUIRED")])
-    if request.url or request.hf_repo:
-        sentence = "fetching by the gateway is not configured: upload the bytes to the put_url instead"
-        raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "FETCHING_NOT_CONFIGURED", sentence)
+    if faults := list(fetch_faults(request, kind)):
+        raise invalid(faults)
     if request.is_public and not caller().is_operator:
         sentence = "only the operator's tenant may publish assets"
         raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "OPERATOR_ONLY", sentence)
+
+
+def fetch_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> Iterator[Violation]:
+    """What is wrong with where the bytes are to be fetched from."""
+    if request.url and request.hf_repo:
+        yield Violation("hf_repo", "wanted url or hf_repo, and both are given", "TWO_SOURCES")
+    if request.hf_token_secret and not request.hf_repo:
+        yield Violation("hf_token_secret", "it opens hf_repo alone, and that is not given", "TOKEN_WITHOUT_REPO")
+    if request.hf_token_secret and not TOKEN.fullmatch(request.hf_token_secret):
+        # Not repeated: it is a secret, also where it is mistyped.
+        yield Violation("hf_token_secret", "wanted printable ASCII characters without spaces", "NOT_A_TOKEN")
+    if request.hf_repo and not REPOSITORY.fullmatch(request.hf_repo):
+        yield Violation("hf_repo", f"{request.hf_repo[:100]!r}: wanted OWNER/NAME", "NOT_A_REPOSITORY")
+    if request.hf_repo and kind == "file":
+        yield Violation("hf_repo", "it gives weights, and asset_type is 'file'", "ASSET_TYPE_MISMATCH")

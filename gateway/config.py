@@ -9,7 +9,7 @@ import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -47,6 +47,17 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def _networks(text: object) -> object:
+    """Reads `10.0.0.0/8,fd00::/8`."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
+    except ValueError as exc:
+        raise ValueError(f"wanted networks such as 10.1.0.0/16,fd00::/8, separated by commas: {exc}") from exc
+
+
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
 Listen = Annotated[Address, NoDecode, BeforeValidator(Address.parse)]
 
 
@@ -78,6 +89,10 @@ class Settings(BaseSettings):
     #: PEM file of the authority that signs trainers' certificates. With it gRPC is for those alone who show one, whose
     #: common name is the trainer's id and which need no join token; callers come by HTTP, or with a certificate too.
     tls_client_ca: Path | None = None
+
+    #: Networks that this service may ask for callers' or tenants' URLs though they are not public: webhooks within the
+    #: company, for instance. Whoever may name a URL reaches all that is there.
+    outbound_allow: Networks = Field(default=(), description="networks such as `10.1.0.0/16,fd00::/8`")
 
     #: This replica's name in the log and in the trainers' table. Unset: the host's name and a random suffix.
     gateway_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", min_length=1)
@@ -123,6 +138,12 @@ class Settings(BaseSettings):
     #: Processes that judge uploads.
     judges: int = Field(default=2, ge=1, le=64)
 
+    #: on: callers may have assets fetched from a URL of theirs.
+    fetch: bool = False
+    #: https://HOST of the Hugging Face hub that hf_repo names repositories of, the one that trainers use (HF_ENDPOINT).
+    #: Unset: hf_repo is refused.
+    hub_url: str | None = None
+
     #: JSON with the bound addresses is written there once everything is served.
     ready_file: Path | None = None
     #: console is for people, json for machines.
@@ -130,7 +151,7 @@ class Settings(BaseSettings):
     #: Least level that is logged.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("public_url")
+    @field_validator("public_url", "hub_url")
     @classmethod
     def _whole_url(cls, url: str | None) -> str | None:
         parts = urlsplit(url or "http://unset")
@@ -170,6 +191,8 @@ class Settings(BaseSettings):
                 f"{PREFIX}HEARTBEAT_SECONDS={self.heartbeat_seconds:g}: wanted at most a third of "
                 f"{PREFIX}LEASE_SECONDS={self.lease_seconds:g}, so that two lost beats cost no lease"
             )
+        if self.hub_url is not None and not self.fetch:
+            raise ValueError(f"{PREFIX}HUB_URL: wanted {PREFIX}FETCH=on with it")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError(f"wanted {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:

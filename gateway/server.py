@@ -31,11 +31,14 @@ from gateway.assets import AssetService
 from gateway.config import Address, ConfigError, Settings
 from gateway.desk import StreamSettings
 from gateway.dispatch import Dispatcher
+from gateway.fetches import Fetches
 from gateway.http import app
 from gateway.http.connection import Connection
 from gateway.http.loopback import Loopback
+from gateway.hub import Hub
 from gateway.judges import Judges
 from gateway.metrics import Metrics, read_snapshot
+from gateway.outbound import Outbound
 from gateway.pictures import Limits
 from gateway.quotas import Quotas
 from gateway.retention import Retention, Terms
@@ -112,6 +115,15 @@ class Server:
             StreamMetrics(self._metrics.registry),
         )
 
+        self._uploads = Uploads(
+            self._database,
+            self._objects,
+            self._judges,
+            self._metrics,
+            max_picture_bytes=settings.max_picture_bytes,
+            max_weights_bytes=settings.max_weights_bytes,
+        )
+        self._fetches = self._build_fetches()
         self._sweeper = Sweeper(
             self._database,
             self._objects,
@@ -147,6 +159,8 @@ class Server:
                 tasks.create_task(self._retention.run(), name="retention"),
                 tasks.create_task(self._metrics.follow(partial(read_snapshot, self._database)), name="metrics"),
             ]
+            if self._fetches is not None:
+                background.append(tasks.create_task(self._fetches.run(), name="fetches"))
             for service in SERVICES:
                 await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
             await self._grpc.start()
@@ -220,18 +234,27 @@ class Server:
         except OSError as exc:
             raise ConfigError(f"TUNESMITH_OBJECTS_URL=(not shown): {exc}") from exc
 
-    def _add_services(self) -> None:
-        """Both servers get the callers' services; trainers, health checks and reflection come over gRPC alone."""
-        uploads = Uploads(
+    def _build_fetches(self) -> Fetches | None:
+        """Who fetches what callers name by URL; None where that is off."""
+        settings = self._settings
+        if not settings.fetch:
+            return None
+        outbound = Outbound(allow=settings.outbound_allow)
+        self._opened.push_async_callback(outbound.aclose)
+        return Fetches(
             self._database,
             self._objects,
-            self._judges,
-            self._metrics,
-            max_picture_bytes=self._settings.max_picture_bytes,
-            max_weights_bytes=self._settings.max_weights_bytes,
+            self._uploads,
+            outbound,
+            Hub(outbound, settings.hub_url) if settings.hub_url else None,
+            max_picture_bytes=settings.max_picture_bytes,
+            max_weights_bytes=settings.max_weights_bytes,
         )
+
+    def _add_services(self) -> None:
+        """Both servers get the callers' services; trainers, health checks and reflection come over gRPC alone."""
         tune_service = TuneService(self._database, self._watch)
-        asset_service = AssetService(self._database, self._objects, uploads)
+        asset_service = AssetService(self._database, self._objects, self._uploads, self._fetches)
         for server in (self._grpc, cast(Any, self._loopback)):  # what the generated code calls of a server, it has
             tune_service_pb2_grpc.add_TuneServiceServicer_to_server(tune_service, server)
             asset_service_pb2_grpc.add_AssetServiceServicer_to_server(asset_service, server)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 from google.protobuf.descriptor import EnumDescriptor
@@ -20,6 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.http import json as profile
 from store.assets import AssetFilter, NewAsset
+from store.fetches import NewFetch
 from store.states import TuneState
 from store.tables import Asset as AssetRow
 from store.tables import Event as EventRow
@@ -199,7 +201,20 @@ def new_asset(request: asset_service_pb2.CreateAssetRequest, *, tenant_id: str) 
         data=profile.to_json(getattr(request.data, arm)),
         is_public=request.is_public,
         source=None,
+        hf_repo=request.hf_repo or None,
+        url=shown(request.url) if request.url else None,
     )
+
+
+def new_fetch(request: asset_service_pb2.CreateAssetRequest) -> NewFetch:
+    """Where CreateAsset asks the bytes to be fetched from. The token is no part of it: it is not stored."""
+    return NewFetch(url=request.url or None, hf_repo=request.hf_repo or None, skip_validation=request.skip_validation)
+
+
+def shown(url: str) -> str:
+    """A URL as everybody may see it who sees the asset: what is signed or a key stands in its query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def asset_filter(request: asset_service_pb2.ListAssetsRequest) -> AssetFilter:

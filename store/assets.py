@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, func, insert, or_, select, update
+from sqlalchemy import delete as erase
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store import keys
@@ -16,7 +17,7 @@ from store.database import Database, Transaction
 from store.dialect import among, now
 from store.errors import NotFound, StateForbids
 from store.ids import new_id
-from store.tables import Asset, assets, record, tenants
+from store.tables import Asset, assets, fetches, record, tenants
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class NewAsset:
     hf_repo: str | None = None
     """Shown only."""
     url: str | None = None
-    """Shown only."""
+    """Shown only: without what may be a secret."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class AssetFilter:
 
 async def create(db: Database, new: NewAsset) -> Asset:
     """Makes an asset: ready_to_upload, or ready where a source is given."""
+    async with db.write() as transaction:
+        return await insert_new(transaction, new)
+
+
+async def insert_new(transaction: Transaction, new: NewAsset) -> Asset:
+    """Within a transaction: what create() makes."""
     status = "ready_to_upload" if new.source is None else "ready"
     values = {
         "id": new_id("asset"),
@@ -91,8 +98,7 @@ async def create(db: Database, new: NewAsset) -> Asset:
         "url": new.url,
         **described(new.data),
     }
-    async with db.write() as transaction:
-        return await insert_asset(transaction, values)
+    return await insert_asset(transaction, values)
 
 
 async def insert_asset(transaction: Transaction, values: dict[str, Any]) -> Asset:
@@ -251,9 +257,12 @@ async def _judge(db: Database, tenant_id: str, asset_id: str, values: dict[str, 
 
 
 async def delete(db: Database, tenant_id: str, asset_id: str) -> Asset:
-    """Hides the asset. Its row and object stay for tunes that read it. NotFound: none of the tenant's that lives."""
+    """Hides the asset. Its row and object stay for tunes that read it; its fetch ends. NotFound: none of the tenant's
+    that lives.
+    """
     async with db.write() as transaction:
         await _locked(transaction, tenant_id, asset_id)
+        await transaction.execute(erase(fetches).where(fetches.c.asset_id == asset_id))
         gone = update(assets).where(assets.c.id == asset_id).values(status="deleted", deleted_at=now())
         return record(Asset, (await transaction.execute(gone.returning(*assets.c))).one())
 

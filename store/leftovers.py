@@ -2,7 +2,8 @@
 Called by gateway/sweeper with keys that it has just listed; knows keys and rows, not bytes.
 
     key                                      left over where
-    incoming/assets/{asset}                  the asset has been judged or deleted; or the bytes have lain for so long
+    incoming/assets/{asset}                  the asset has been judged or deleted; or the bytes have lain for so long,
+                                             and no gateway is fetching them
     assets/{asset}/unjudged-{nonce}          likewise
     assets/{asset}/{sha256}                  the asset has been judged or deleted, and names another object or none
     incoming/{tune}/{epoch}/...              the epoch is over: a newer one has begun, or the tune has ended
@@ -39,12 +40,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 
 from store.database import Database
 from store.dialect import among
 from store.states import LIVE, TuneState
-from store.tables import assets, tunes
+from store.tables import assets, fetches, tunes
 from store.tunes import lora_asset_id
 
 #: Statuses of an asset that is still to be judged.
@@ -75,7 +76,12 @@ _TUNES = select(
     tunes.c.earlier_snapshot,
     tunes.c.deleted_at,
 ).where(among(tunes.c.id, "tunes"))
-_ASSETS = select(assets.c.id, assets.c.status, assets.c.object_key).where(among(assets.c.id, "assets"))
+_ASSETS = select(
+    assets.c.id,
+    assets.c.status,
+    assets.c.object_key,
+    exists().where(fetches.c.asset_id == assets.c.id).label("is_fetched"),
+).where(among(assets.c.id, "assets"))
 
 
 def _parts(keys: Mapping[str, float]) -> Iterator[str]:
@@ -89,11 +95,12 @@ def _is_left_over(
     """`is_abandoned`: an upload that has lain for so long will not be completed."""
     match key.split("/"):
         case ["incoming", "assets", asset_id] if asset_id in assets_by_id:
-            return is_abandoned or assets_by_id[asset_id].status not in UNJUDGED
+            asset = assets_by_id[asset_id]
+            return (is_abandoned and not asset.is_fetched) or asset.status not in UNJUDGED
         case ["assets", asset_id, name] if asset_id in assets_by_id:
             asset = assets_by_id[asset_id]
             if asset.status in UNJUDGED:
-                return is_abandoned and name.startswith("unjudged")
+                return is_abandoned and not asset.is_fetched and name.startswith("unjudged")
             return bool(asset.object_key != key)
         case ["incoming", tune_id, epoch, *_] if tune_id in tunes_by_id:
             return _is_over(tunes_by_id[tune_id], epoch)

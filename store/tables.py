@@ -245,6 +245,39 @@ class Asset(SQLModel, table=True):
     """When it was deleted."""
 
 
+class Fetch(SQLModel, table=True):
+    """An asset whose bytes a gateway is to fetch. There is a row for as long as they may still come; it goes with the
+    asset's verdict, its error or its deletion, and with it the URL, which may be as good as a key.
+    """
+
+    __tablename__ = "fetches"
+    __table_args__ = (
+        CheckConstraint("(url IS NULL) <> (hf_repo IS NULL)", name="fetches_source"),
+        CheckConstraint("tries >= 0", name="fetches_tries"),
+        # What is due (claim).
+        Index("fetches_due", "due_at"),
+        # How many a tenant has (create).
+        Index("fetches_of_tenant", "tenant_id"),
+    )
+
+    asset_id: str = Field(primary_key=True, foreign_key="assets.id")
+    """Which asset."""
+    tenant_id: str = Field(foreign_key="tenants.id")
+    """Whose."""
+    url: str | None = None
+    """Where the bytes are, whole. Null: in hf_repo."""
+    hf_repo: str | None = None
+    """The Hugging Face repository that they are in. Null: at url."""
+    skip_validation: bool = False
+    """As in the request."""
+    token_ref: str | None = None
+    """Names the token that the fetch wants; the one gateway that was given it knows it by this. Null: it wants none."""
+    tries: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    """How often it was begun. The fence: who holds an older number has lost it."""
+    due_at: datetime = _time(nullable=False)
+    """From then on any gateway may begin it: while one is at it, the end of its lease."""
+
+
 _LEASED = listed(LEASED)
 
 
@@ -541,6 +574,7 @@ queues = table(Queue)
 api_keys = table(ApiKey)
 trainer_tokens = table(TrainerToken)
 assets = table(Asset)
+fetches = table(Fetch)
 tunes = table(Tune)
 events = table(Event)
 trainers = table(Trainer)

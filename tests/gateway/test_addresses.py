@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import AddressValueError, ip_address
+from ipaddress import AddressValueError, ip_address, ip_network
 
 import pytest
 
-from gateway.addresses import is_in, is_public, literal, network
+from gateway.addresses import is_in, is_public, literal
 
 PUBLIC = """
 1.1.1.1 8.8.8.8 100.63.255.255 100.128.0.1 172.15.255.255 172.32.0.1 192.167.255.255 198.17.255.255 223.255.255.255
@@ -50,14 +50,8 @@ def test_address_is_read_as_one_and_a_name_as_none() -> None:
 
 
 def test_allowed_network_holds_also_where_the_address_is_wrapped() -> None:
-    allowed = [network("10.1.0.0/16"), network("fd12::/64")]
+    allowed = [ip_network("10.1.0.0/16"), ip_network("fd12::/64")]
 
     held = {text: is_in(ip_address(text), allowed) for text in ("10.1.2.3", "::ffff:10.1.2.3", "fd12::5", "10.2.0.1")}
 
     assert held == {"10.1.2.3": True, "::ffff:10.1.2.3": True, "fd12::5": True, "10.2.0.1": False}
-
-
-@pytest.mark.parametrize("text", ["10.1.0.1/16", "10.0.0.0/33", "example.com", ""])
-def test_network_that_is_none_is_told(text: str) -> None:
-    with pytest.raises(ValueError, match=r"wanted a network such as 10\.1\.0\.0/16"):
-        network(text)

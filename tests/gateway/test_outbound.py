@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -16,32 +15,11 @@ from structlog.testing import capture_logs
 
 from gateway import outbound
 from gateway.outbound import Outbound, OutboundError, OutboundFailed, OutboundRefused
+from tests.servers.site import Site, secure
 from tests.servers.uvicorn import served
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-class Site:
-    """An ASGI app: answers by path, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, dict[str, str]]] = []
-        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        self.bodies: list[bytes] = []
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        self.asked.append((scope["method"], scope["path"], headers))
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message["body"], message["more_body"]
-        self.bodies.append(body)
-        status, told, content = self.answers.get(scope["path"], (404, {}, b""))
-        pairs = [(name.encode(), value.encode()) for name, value in told.items()]
-        await send({"type": "http.response.start", "status": status, "headers": pairs})
-        await send({"type": "http.response.body", "body": content})
 
 
 @asynccontextmanager
@@ -57,9 +35,20 @@ async def client(**given: Any) -> AsyncIterator[Outbound]:
 @asynccontextmanager
 async def raw(handler: Handler) -> AsyncIterator[str]:
     """A server that says byte for byte what it is told."""
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    running: list[asyncio.Task[Any] | None] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        running.append(asyncio.current_task())
+        with suppress(OSError, EOFError):  # the client goes when it has heard enough
+            await handler(reader, writer)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    await asyncio.gather(*(task for task in running if task))
 
 
 def says(*parts: bytes, then: asyncio.Event | None = None) -> Handler:
@@ -70,7 +59,6 @@ def says(*parts: bytes, then: asyncio.Event | None = None) -> Handler:
         await writer.drain()
         if then is not None:
             await then.wait()
-        writer.close()
 
     return handle
 
@@ -408,7 +396,6 @@ async def test_server_that_says_a_little_now_and_then_ends_with_the_whole_time()
         while not over.is_set() and not writer.is_closing():
             writer.write(b".")
             await asyncio.sleep(0.01)
-        writer.close()
 
     async with client() as outbound, raw(drips) as url:
         told = await refused(got(outbound, url, max_bytes=10**9, timeout_seconds=0.3))
@@ -437,27 +424,6 @@ async def test_what_the_block_raises_passes(site: tuple[Site, str]) -> None:
         with pytest.raises(TimeoutError, match="the disk"):
             async with outbound.stream(base + "/", max_bytes=10, timeout_seconds=20):
                 raise TimeoutError("the disk")
-
-
-def certificate(folder: Path, *names: str) -> tuple[Path, Path]:
-    """A key, and a certificate of those names that its holder signed himself."""
-    key, public = folder / "key.pem", folder / "certificate.pem"
-    also = ",".join(f"DNS:{name}" for name in names)
-    asked = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test -addext"
-    subprocess.run(
-        ["openssl", *asked.split(), f"subjectAltName={also}", "-keyout", key, "-out", public],
-        check=True,
-        capture_output=True,
-    )
-    return key, public
-
-
-@asynccontextmanager
-async def secure(site: Site, folder: Path, *names: str) -> AsyncIterator[tuple[int, ssl.SSLContext]]:
-    """The site over TLS: its port, and what trusts it."""
-    key, public = certificate(folder, *names)
-    async with served(site, ssl_keyfile=str(key), ssl_certfile=str(public)) as (_, port):
-        yield port, ssl.create_default_context(cafile=str(public))
 
 
 async def test_certificate_is_checked_by_name_though_the_address_is_pinned(tmp_path: Path) -> None:

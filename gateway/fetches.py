@@ -1,0 +1,255 @@
+"""Fetches assets' bytes from where callers say. Ordered by the asset servicer; run by the server as one of its tasks;
+knows objects and uploads, and no message.
+
+    CreateAsset --order--> a row of fetches --claimed by any gateway--> incoming/assets/ID --> judged as an upload is
+
+The row outlives the gateway (store/fetches.py). A token does not: it stays in the memory of the gateway that was given
+it, and where that one ends first, the asset is in error and says so. Neither a token nor more of a URL than its host is
+ever logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from contextlib import suppress
+
+import structlog
+
+from gateway.hub import Folder, Hub, Unfetchable, bearer
+from gateway.outbound import Outbound, OutboundFailed, OutboundRefused
+from gateway.uploads import Uploads, incoming_key
+from store import assets, fetches
+from store.assets import NewAsset
+from store.database import Database
+from store.errors import DatabaseAway, NotFound, StateForbids
+from store.fetches import NewFetch
+from store.leftovers import UNJUDGED
+from store.objects import Objects
+from store.tables import Asset, Fetch
+
+AT_ONCE = 8  # fetches of one gateway
+A_TENANT = 4  # of these, so that slow servers of one tenant's hold up nobody else
+PENDING = 1000  # assets of one tenant that are still to be fetched
+LEASE = 30.0  # seconds after which a silent gateway's fetch is another one's
+RENEW = 5.0  # seconds between two renewals, and until a deleted asset's fetch ends
+POLL = 5.0  # seconds between two looks for what other gateways were told, or left behind
+TRIES = 5  # begun so often, then given up
+BACKOFF = (2.0, 10.0, 30.0, 60.0)  # seconds after the first try that failed, the second, ...
+PICTURE_SECONDS = 120.0  # for one try
+WEIGHTS_SECONDS = 3600.0  # likewise; 32 GiB in an hour are 75 Mbit/s
+
+log = structlog.get_logger(__name__)
+
+
+class Fetches:
+    """The orders and what is under way.
+
+    Args:
+        hub: Where repositories are looked for. None: hf_repo is not fetched.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        uploads: Uploads,
+        outbound: Outbound,
+        hub: Hub | None,
+        *,
+        max_picture_bytes: int,
+        max_weights_bytes: int,
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._uploads = uploads
+        self._outbound = outbound
+        self._hub = hub
+        self._max_bytes = {"file": max_picture_bytes}
+        self._max_weights_bytes = max_weights_bytes
+        # By the name that the row has for it. Written by order, read and emptied by what fetches.
+        self._tokens: dict[str, str] = {}
+        self._under_way: dict[asyncio.Task[None], Fetch] = {}
+        self._woken = asyncio.Event()  # there is something new to fetch here, or a free place to do so
+
+    @property
+    def has_hub(self) -> bool:
+        """Whether repositories are fetched."""
+        return self._hub is not None
+
+    def check(self, url: str) -> None:
+        """Judges a caller's URL before anything is stored.
+
+        Raises:
+            OutboundRefused: It will never do.
+        """
+        self._outbound.check(url)
+
+    async def order(self, new: NewAsset, fetch: NewFetch, token: str | None = None) -> Asset:
+        """Makes an asset whose bytes will be fetched, soon and in the background.
+
+        Raises:
+            QueueFull: Too many of the tenant's wait.
+        """
+        token_ref = None
+        if token:  # before the row is there, for it may be claimed at once
+            token_ref = secrets.token_hex(8)
+            self._tokens[token_ref] = token
+        try:
+            ordered = NewFetch(fetch.url, fetch.hf_repo, fetch.skip_validation, token_ref)
+            row = await fetches.order(self._database, new, ordered, pending_limit=PENDING)
+        except BaseException:
+            self._tokens.pop(token_ref or "", None)
+            raise
+        self._woken.set()
+        return row
+
+    async def run(self) -> None:
+        """Fetches what there is until cancelled. What is under way then is due for another gateway a lease later."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._woken.clear()
+                try:
+                    await self._begin(tasks)
+                except Exception as exc:  # a database that is away is no reason to end the gateway
+                    log.warning(f"No fetch could be claimed: {exc}", action="fetch_claim_failed")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await self._woken.wait()
+
+    async def _begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Claims one after the other while there is a place for it."""
+        while len(self._under_way) < AT_ONCE:
+            owners = [fetch.tenant_id for fetch in self._under_way.values()]
+            busy = [owner for owner in set(owners) if owners.count(owner) >= A_TENANT]
+            claimed = await fetches.claim(
+                self._database, LEASE, limit=1, token_refs=list(self._tokens), busy_tenants=busy
+            )
+            if not claimed:
+                return
+            task = tasks.create_task(self._attend(claimed[0]))
+            self._under_way[task] = claimed[0]
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._under_way[task]
+        self._woken.set()
+
+    async def _attend(self, fetch: Fetch) -> None:
+        """One try, for as long as it is ours."""
+        work = asyncio.create_task(self._try(fetch))
+        try:
+            while not (await asyncio.wait({work}, timeout=RENEW))[0]:
+                if not await self._put_off(fetch, LEASE):
+                    log.info("A fetch ends: its asset is gone", action="fetch_ended", asset_id=fetch.asset_id)
+                    self._forget(fetch)
+                    return
+            if (seconds := work.result()) is not None:
+                # Here and not in the try: a renewal at the same moment would undo it.
+                await self._put_off(fetch, seconds)
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+
+    async def _put_off(self, fetch: Fetch, seconds: float) -> bool:
+        try:
+            return await fetches.put_off(self._database, fetch, seconds)
+        except Exception as exc:  # another gateway may begin it, too: both would bring the same bytes
+            log.warning(f"A fetch could not be renewed: {exc}", action="fetch_not_renewed", asset_id=fetch.asset_id)
+            return True
+
+    async def _try(self, fetch: Fetch) -> float | None:
+        """Brings the bytes, or says why not. Seconds until the next try; None where there is none."""
+        try:
+            try:
+                await self._bring(fetch)
+            except (OutboundRefused, Unfetchable) as exc:
+                await self._fail(fetch, exc.reason, exc.sentence)
+            except OutboundFailed as exc:
+                return await self._again(fetch, exc.reason, exc.sentence)
+            except (NotFound, StateForbids):  # deleted, or ended otherwise, meanwhile
+                await self._finish(fetch)
+            except DatabaseAway:
+                raise
+            except Exception as exc:  # the store of objects is away, say; not its own words, which may hold a URL
+                what = type(exc).__name__
+                log.warning(f"A fetch failed by {what}", action="fetch_failed", asset_id=fetch.asset_id, error=what)
+                return await self._again(fetch, "FETCH_FAULT", "the bytes could not be stored, by a fault of ours")
+        except DatabaseAway:
+            return BACKOFF[-1]
+        return None
+
+    async def _bring(self, fetch: Fetch) -> None:
+        row = await assets.find(self._database, fetch.tenant_id, fetch.asset_id)
+        if row.status not in UNJUDGED:
+            await self._finish(fetch)
+            return
+        token = self._tokens.get(fetch.token_ref or "")
+        if fetch.token_ref and token is None:
+            sentence = (
+                "the gateway that was given the token has ended, and a token is never stored: create the asset anew"
+            )
+            raise Unfetchable("TOKEN_LOST", sentence)
+        if fetch.tries > TRIES:
+            sentence = f"its fetch was begun {TRIES} times and came to no end"
+            raise Unfetchable("FETCH_ABANDONED", sentence)
+
+        max_bytes = self._max_bytes.get(row.asset_type, self._max_weights_bytes)
+        url = fetch.url
+        if fetch.hf_repo is not None:
+            hub = self._asked_hub()
+            found = hub.choose(await hub.look(fetch.hf_repo, token), row.asset_type, max_bytes=max_bytes)
+            if isinstance(found, Folder):
+                await self._adopt(fetch, row, found)
+                return
+            url = found.url
+        assert url is not None  # a row has one of the two
+        seconds = PICTURE_SECONDS if row.asset_type == "file" else WEIGHTS_SECONDS
+        async with self._outbound.stream(
+            url, max_bytes=max_bytes, timeout_seconds=seconds, secret_headers=bearer(token)
+        ) as chunks:
+            await self._objects.write(incoming_key(row.id), chunks)
+        await self._uploads.complete(fetch.tenant_id, row.id, skip_validation=fetch.skip_validation)
+        await self._finish(fetch)
+
+    def _asked_hub(self) -> Hub:
+        if self._hub is None:  # it was set when this was ordered
+            raise Unfetchable("FETCHING_NOT_CONFIGURED", "TUNESMITH_HUB_URL is not set any more")
+        return self._hub
+
+    async def _adopt(self, fetch: Fetch, row: Asset, found: Folder) -> None:
+        data = {**row.data, "file_format": "safetensors"}
+        if await fetches.adopt(self._database, fetch, found.source, data):
+            log.info(f"{row.name} is a repository at a commit", action="asset_ready", asset_id=row.id)
+        self._forget(fetch)
+
+    async def _again(self, fetch: Fetch, reason: str, sentence: str) -> float | None:
+        """Seconds until another try; None where there was the last."""
+        if fetch.tries >= TRIES:
+            await self._fail(fetch, reason, f"{sentence} ({fetch.tries} tries)")
+            return None
+        seconds = BACKOFF[min(fetch.tries, len(BACKOFF)) - 1] * random.uniform(0.75, 1.25)  # noqa: S311  - spreads tries
+        log.info(
+            f"A fetch failed and is tried again: {sentence}",
+            action="fetch_put_off",
+            asset_id=fetch.asset_id,
+            reason=reason,
+            tries=fetch.tries,
+        )
+        return seconds
+
+    async def _fail(self, fetch: Fetch, reason: str, sentence: str) -> None:
+        if await fetches.fail(self._database, fetch, reason, sentence):
+            log.info(
+                f"A fetch is given up: {sentence}", action="fetch_given_up", asset_id=fetch.asset_id, reason=reason
+            )
+        self._forget(fetch)
+
+    async def _finish(self, fetch: Fetch) -> None:
+        await fetches.finish(self._database, fetch)
+        self._forget(fetch)
+
+    def _forget(self, fetch: Fetch) -> None:
+        """Its token, if it had one, has served."""
+        self._tokens.pop(fetch.token_ref or "", None)

@@ -1,0 +1,145 @@
+"""Assets whose bytes a gateway is to fetch: order, claim, renew, put off, end. Called by gateway/fetches and, for the
+order, by the asset servicer; knows nothing of HTTP.
+
+A fetch is due from `due_at` on. Who claims it moves that to the end of a lease, which it renews while it is at it: so
+what a gateway leaves behind when it dies is due again by itself. `tries` grows with each claim and is the fence: renew,
+put off and end do nothing for who bears an older number.
+
+A fetch that wants a token is claimed only by the gateway that was given it, which names it by `token_ref`; by any other
+only when it is long overdue, for then that gateway has gone, and all that is left to do is to say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Float, bindparam, delete, func, insert, or_, select, update
+
+from store import assets as asset_store
+from store.assets import NewAsset
+from store.database import Database, Transaction
+from store.dialect import among, later, now
+from store.errors import QueueFull
+from store.leftovers import UNJUDGED
+from store.tables import Asset, Fetch, assets, fetches, record
+
+ORPHANED = 60.0  # seconds overdue after which nobody has the token any more
+
+
+@dataclass(frozen=True)
+class NewFetch:
+    """Where the bytes are: one of the two first."""
+
+    url: str | None = None
+    """Whole."""
+    hf_repo: str | None = None
+    """OWNER/NAME."""
+    skip_validation: bool = False
+    """As in the request."""
+    token_ref: str | None = None
+    """Names the token."""
+
+
+async def order(db: Database, new: NewAsset, fetch: NewFetch, *, pending_limit: int) -> Asset:
+    """Makes an asset and its fetch, due at once. QueueFull: the tenant has that many already."""
+    async with db.write() as transaction:
+        # Not exact where two of a tenant's come at once: it bounds, and need not count.
+        pending = (await transaction.execute(_PENDING, {"tenant": new.tenant_id})).scalar_one()
+        if pending >= pending_limit:
+            raise QueueFull(f"{pending} of your assets are still to be fetched; at most {pending_limit} may be")
+        asset = await asset_store.insert_new(transaction, new)
+        values = {"asset_id": asset.id, "tenant_id": new.tenant_id, "tries": 0, **asdict(fetch)}
+        await transaction.execute(insert(fetches).values(**values, due_at=now()))
+        return asset
+
+
+_PENDING = select(func.count()).select_from(fetches).where(fetches.c.tenant_id == bindparam("tenant"))
+
+
+async def claim(
+    db: Database, lease_seconds: float, *, limit: int, token_refs: Sequence[str] = (), busy_tenants: Sequence[str] = ()
+) -> list[Fetch]:
+    """Takes at most so many that are due, the longest due first.
+
+    `token_refs`: the tokens that the caller has. `busy_tenants`: theirs are left for now.
+    """
+    given = {"limit": limit, "refs": token_refs, "busy": busy_tenants, "ago": -ORPHANED}
+    async with db.write() as transaction:
+        ids = (await transaction.execute(_DUE, given)).scalars().all()
+        if not ids:
+            return []
+        rows = await transaction.execute(_TAKE, {"ids": ids, "lease": lease_seconds})
+        return [record(Fetch, row) for row in rows]
+
+
+#: By the index of that name. Passes over what another gateway is claiming.
+_DUE = (
+    select(fetches.c.asset_id)
+    .where(
+        fetches.c.due_at <= now(),
+        ~among(fetches.c.tenant_id, "busy"),
+        or_(
+            fetches.c.token_ref.is_(None),
+            among(fetches.c.token_ref, "refs"),
+            fetches.c.due_at <= later(bindparam("ago", type_=Float())),
+        ),
+    )
+    .order_by(fetches.c.due_at)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_TAKE = (
+    update(fetches)
+    .where(among(fetches.c.asset_id, "ids"))
+    .values(tries=fetches.c.tries + 1, due_at=later(bindparam("lease", type_=Float())))
+    .returning(*fetches.c)
+)
+
+
+async def put_off(db: Database, fetch: Fetch, seconds: float) -> bool:
+    """Makes it due so many seconds from now: a lease that is renewed, or a fetch that is given back. Whether it still
+    is the caller's: False after another claim, and where the asset was deleted.
+    """
+    async with db.write() as transaction:
+        changed = update(fetches).where(*_held(fetch)).values(due_at=later(bindparam("in", type_=Float())))
+        return bool((await transaction.execute(changed, {"in": seconds})).rowcount)
+
+
+async def finish(db: Database, fetch: Fetch) -> None:
+    """The asset is judged, or gone: there is nothing more to fetch."""
+    async with db.write() as transaction:
+        await transaction.execute(delete(fetches).where(*_held(fetch)))
+
+
+async def fail(db: Database, fetch: Fetch, reason: str, details: str) -> bool:
+    """The bytes cannot be had: the asset is in error, with `reason` for programs and `details` for people. Whether it
+    was the caller's to say.
+    """
+    return await _end(db, fetch, {"status": "error", "status_details": details, "status_info": {"reason": reason}})
+
+
+async def adopt(db: Database, fetch: Fetch, source: dict[str, Any], data: dict[str, Any]) -> bool:
+    """The bytes stay where they are, and trainers fetch them from that source: the asset is ready. As fail()."""
+    ready = {"status": "ready", "source": source, "file_structure": "multiple_files"}
+    return await _end(db, fetch, ready | asset_store.described(data))
+
+
+async def _end(db: Database, fetch: Fetch, values: dict[str, Any]) -> bool:
+    async with db.write() as transaction:
+        # The asset before its fetch, as everywhere: its deletion takes them in that order, too.
+        query = select(assets.c.status).where(assets.c.id == fetch.asset_id).with_for_update(key_share=True)
+        status = (await transaction.execute(query)).scalar_one()
+        ours = await _erased(transaction, fetch)
+        if ours and status in UNJUDGED:
+            await transaction.execute(update(assets).where(assets.c.id == fetch.asset_id).values(**values))
+        return ours
+
+
+async def _erased(transaction: Transaction, fetch: Fetch) -> bool:
+    return bool((await transaction.execute(delete(fetches).where(*_held(fetch)))).rowcount)
+
+
+def _held(fetch: Fetch) -> tuple[Any, ...]:
+    return fetches.c.asset_id == fetch.asset_id, fetches.c.tries == fetch.tries

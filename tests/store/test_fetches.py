@@ -1,0 +1,188 @@
+"""Fetches: who may begin one, for how long it is his, and how it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from store import assets, fetches, keys
+from store.assets import NewAsset
+from store.errors import NotFound, QueueFull
+from store.fetches import NewFetch
+from store.leftovers import leftovers
+from store.tables import Asset, Fetch, record
+from store.tables import fetches as table
+from tests.store.world import World
+
+LEASE = 30.0  # seconds
+URL = "https://shop.example/cat.png?key=secret"
+
+
+async def ordered(world: World, *, tenant_id: str | None = None, **fetch: Any) -> Asset:
+    new = NewAsset(tenant_id or world.tenant.id, "file", "cat.png", url="https://shop.example/cat.png")
+    asked = NewFetch(**({"url": URL} | fetch))
+    return await fetches.order(world.database, new, asked, pending_limit=3)
+
+
+async def claimed(world: World, **given: Any) -> Fetch:
+    [fetch] = await fetches.claim(world.database, LEASE, limit=1, **given)
+    return fetch
+
+
+async def rows(world: World) -> list[Fetch]:
+    async with world.database.read() as connection:
+        return [record(Fetch, row) for row in await connection.execute(select(table))]
+
+
+async def found(world: World, asset: Asset) -> Asset:
+    return await assets.find(world.database, asset.tenant_id, asset.id)
+
+
+async def test_ordered_fetch_is_claimed_once_and_again_when_its_gateway_falls_silent(world: World) -> None:
+    asset = await ordered(world)
+
+    first = await claimed(world)
+    nobody = await fetches.claim(world.database, LEASE, limit=1)
+    await world.database.move_clock(LEASE + 1)
+    second = await claimed(world)
+
+    assert (asset.status, first.asset_id, first.url, first.tries) == ("ready_to_upload", asset.id, URL, 1)
+    assert nobody == []
+    assert (second.asset_id, second.tries) == (asset.id, 2)
+
+
+async def test_renewed_fetch_stays_with_its_gateway(world: World) -> None:
+    await ordered(world)
+    fetch = await claimed(world)
+
+    await world.database.move_clock(LEASE - 1)
+    renewed = await fetches.put_off(world.database, fetch, LEASE)
+    await world.database.move_clock(LEASE - 1)
+
+    assert renewed
+    assert await fetches.claim(world.database, LEASE, limit=1) == []
+
+
+async def test_who_has_lost_a_fetch_changes_nothing_of_it(world: World) -> None:
+    asset = await ordered(world)
+    old = await claimed(world)
+    await world.database.move_clock(LEASE + 1)
+    new = await claimed(world)
+
+    told = [await fetches.put_off(world.database, old, 0), await fetches.fail(world.database, old, "LATE", "too late")]
+    await fetches.finish(world.database, old)
+
+    assert told == [False, False]
+    assert [(row.asset_id, row.tries) for row in await rows(world)] == [(asset.id, new.tries)]
+    assert (await found(world, asset)).status == "ready_to_upload"
+
+
+async def test_failed_fetch_leaves_the_asset_in_error_with_its_reason_and_no_url(world: World) -> None:
+    asset = await ordered(world)
+    fetch = await claimed(world)
+
+    told = await fetches.fail(world.database, fetch, "STATUS_NOT_OK", "shop.example answered 404")
+
+    row = await found(world, asset)
+    assert told
+    assert (row.status, row.status_details) == ("error", "shop.example answered 404")
+    assert row.status_info == {"reason": "STATUS_NOT_OK"}
+    assert await rows(world) == []
+
+
+async def test_failure_says_nothing_of_an_asset_that_is_judged_already(world: World) -> None:
+    asset = await ordered(world)
+    fetch = await claimed(world)
+    await assets.reject(world.database, world.tenant.id, asset.id, "TRUNCATED", "it ends early")
+
+    await fetches.fail(world.database, fetch, "BROKEN_OFF", "it broke off")
+
+    assert (await found(world, asset)).status == "rejected"
+    assert await rows(world) == []
+
+
+async def test_adopted_repository_is_ready_with_its_source(world: World) -> None:
+    new = NewAsset(world.tenant.id, "checkpoint", "base", data={"engine": "image/x"}, hf_repo="o/r")
+    asset = await fetches.order(world.database, new, NewFetch(hf_repo="o/r"), pending_limit=3)
+    fetch = await claimed(world)
+    source = {"hugging_face": "o/r", "commit": "a" * 40}
+
+    await fetches.adopt(world.database, fetch, source, {"engine": "image/x", "file_format": "safetensors"})
+
+    row = await found(world, asset)
+    assert (row.status, row.source, row.file_structure) == ("ready", source, "multiple_files")
+    assert (row.engine, row.file_format) == ("image/x", "safetensors")
+    assert await rows(world) == []
+
+
+async def test_deleted_assets_fetch_is_no_more(world: World) -> None:
+    asset = await ordered(world)
+    fetch = await claimed(world)
+
+    await assets.delete(world.database, world.tenant.id, asset.id)
+
+    assert await rows(world) == []
+    assert not await fetches.put_off(world.database, fetch, LEASE)
+    with pytest.raises(NotFound):
+        await found(world, asset)
+
+
+async def test_fetch_that_was_put_off_is_due_when_its_time_has_come(world: World) -> None:
+    await ordered(world)
+    await fetches.put_off(world.database, await claimed(world), 10)
+
+    before = await fetches.claim(world.database, LEASE, limit=1)
+    await world.database.move_clock(11)
+    after = await claimed(world)
+
+    assert before == []
+    assert after.tries == 2
+
+
+async def test_busy_tenants_wait_and_the_others_do_not(world: World) -> None:
+    other = await keys.create_tenant(world.database, "other")
+    first = await ordered(world)
+    theirs = await ordered(world, tenant_id=other.id)
+
+    fetch = await claimed(world, busy_tenants=[world.tenant.id])
+
+    assert fetch.asset_id == theirs.id
+    assert (await claimed(world)).asset_id == first.id
+
+
+async def test_tenant_has_so_many_at_a_time_and_no_more(world: World) -> None:
+    for _ in range(3):
+        await ordered(world)
+
+    with pytest.raises(QueueFull, match="3 of your assets are still to be fetched; at most 3 may be"):
+        await ordered(world)
+    await fetches.finish(world.database, await claimed(world))
+    await ordered(world)
+
+
+async def test_fetch_with_a_token_is_begun_by_who_has_it_and_by_another_when_that_one_has_gone(world: World) -> None:
+    await ordered(world, url=None, hf_repo="o/r", token_ref="here")
+
+    elsewhere = await fetches.claim(world.database, LEASE, limit=1, token_refs=["other"])
+    here = await claimed(world, token_refs=["other", "here"])
+    await world.database.move_clock(LEASE + fetches.ORPHANED - 1)
+    still_not = await fetches.claim(world.database, LEASE, limit=1)
+    await world.database.move_clock(2)
+    at_last = await claimed(world)
+
+    assert (elsewhere, still_not) == ([], [])
+    assert (here.tries, at_last.tries) == (1, 2)
+
+
+async def test_old_bytes_of_an_asset_that_is_being_fetched_are_no_leftovers(world: World) -> None:
+    fetched, uploaded = await ordered(world), await world.file(ready=False)
+    ages = {f"{place}/{asset.id}{name}": 1000.0 for asset in (fetched, uploaded) for place, name in PLACES}
+
+    swept = await leftovers(world.database, ages, 100.0)
+
+    assert sorted(swept) == sorted(f"{place}/{uploaded.id}{name}" for place, name in PLACES)
+
+
+PLACES = (("incoming/assets", ""), ("assets", "/unjudged-1"))
