@@ -25,9 +25,13 @@ from tunesmith.v1 import tune_pb2
 
 URL_SECONDS = 3600.0  # a signed URL's life
 PUTS = re.compile(
-    r"lora\.safetensors|snapshots/\d{1,9}\.safetensors|samples/\d{1,9}-\d{1,4}\.png|losses\.jsonl",
+    r"(?P<weights>lora\.safetensors|snapshots/\d{1,9}\.safetensors)|samples/\d{1,9}-\d{1,4}\.png|losses\.jsonl",
     re.ASCII,  # a digit of another script is none in a key
 )
+# What an upload may weigh. A snapshot holds the LoRA three times over in 32 bits; of rank 128 on SDXL that is 4.2 GB.
+# S3 takes no more in one PUT either.
+MOST_WEIGHTS_BYTES = 5 * 2**30
+MOST_OTHER_BYTES = 64 * 2**20
 MESSAGE_LIMIT = 3_500_000  # bytes; gRPC's default limit is 4 MiB, and captions may fill it
 
 
@@ -73,9 +77,10 @@ async def sign(database: Database, objects: Objects, tune: Tune, request: pb.Url
     for wanted in request.objects:
         if wanted.method == pb.METHOD_GET and wanted.name in keys:
             url = await objects.sign_get(keys[wanted.name], URL_SECONDS)
-        elif wanted.method == pb.METHOD_PUT and PUTS.fullmatch(wanted.name):
+        elif wanted.method == pb.METHOD_PUT and (known := PUTS.fullmatch(wanted.name)):
             key = incoming(LeaseRef(tune.id, request.lease.epoch, ""), wanted.name)
-            url = await objects.sign_put(key, URL_SECONDS)
+            most_bytes = MOST_WEIGHTS_BYTES if known["weights"] else MOST_OTHER_BYTES
+            url = await objects.sign_put(key, URL_SECONDS, most_bytes=most_bytes)
         else:
             continue
         answer.urls.add(object=wanted, url=url).expires_at.FromSeconds(expires_at)

@@ -22,7 +22,7 @@ from gateway.progress import Chunks
 from gateway.protocol import Accept, Answer, Effect, GatewayEnd, Record, Renew, Request, Sign, Withdraw
 from gateway.status import Refusal
 from store import leases
-from store.errors import DatabaseAway
+from store.errors import DatabaseAway, ObjectsAway
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -102,6 +102,6 @@ async def until_it_works(work: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await work()
-        except (DatabaseAway, OSError) as exc:
+        except (DatabaseAway, ObjectsAway) as exc:
             log.warning(f"Not recorded yet: {exc}", action="record_retried")
             await asyncio.sleep(RETRY)

@@ -20,6 +20,7 @@ from gateway.breaches import contradiction
 from gateway.status import Refusal
 from store import failpoints, leases, reports
 from store.database import Database
+from store.errors import ObjectsAway
 from store.leases import LeaseRef, Snapshot
 from store.objects import Objects
 from store.objects.base import ObjectMissing
@@ -134,7 +135,7 @@ class Results:
         snapshot = Snapshot(key, ready.step, ready.object.sha256, ready.object.size_bytes)
         outcome, needless = await reports.record_snapshot(self._database, lease, ready.report_seq, snapshot)
         if needless is not None:  # half a gigabyte a minute is no matter for the sweeper
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(ObjectsAway):
                 await self._objects.delete(needless)
         return outcome
 

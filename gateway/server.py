@@ -50,7 +50,9 @@ from gateway.uploads import Uploads
 from gateway.watch import Watch
 from store import keys
 from store.database import Database
+from store.objects import Objects
 from store.objects.local import LocalObjects
+from store.objects.signing import Signer
 from tunesmith.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 from tunesmith.v1 import asset_service_pb2, asset_service_pb2_grpc, tune_service_pb2, tune_service_pb2_grpc
 
@@ -92,6 +94,7 @@ class Server:
         settings = self._settings
         self._http_socket = self._bind(settings.http)
         self._http_address = Address(settings.http.host, self._http_socket.getsockname()[1])
+        self._signer = self._make_signer()
         self._objects = self._open_objects()
 
         self._database = await self._open_database()
@@ -223,14 +226,17 @@ class Server:
         self._opened.push_async_callback(database.close)
         return database
 
-    def _open_objects(self) -> LocalObjects:
+    def _make_signer(self) -> Signer:
         public_url = self._settings.public_url
         if public_url is None:
             public_url = f"http://{reachable(self._http_address)}"
             log.info(f"TUNESMITH_PUBLIC_URL is not set: signed URLs say {public_url}", action="public_url_guessed")
+        return Signer(public_url, self._settings.signing_secret.get_secret_value().encode())
+
+    def _open_objects(self) -> Objects:
         root = Path(unquote(urlsplit(self._settings.objects_url.get_secret_value()).path))
         try:
-            return LocalObjects(root, public_url, self._settings.signing_secret.get_secret_value().encode())
+            return LocalObjects(root, self._signer)
         except OSError as exc:
             raise ConfigError(f"TUNESMITH_OBJECTS_URL=(not shown): {exc}") from exc
 
@@ -282,14 +288,12 @@ class Server:
 
     def _build_http(self) -> uvicorn.Server:
         """The HTTP server over the shim."""
-        largest = max(self._settings.max_picture_bytes, self._settings.max_weights_bytes)
         shim = app.build(
             self._loopback,
             CALLER_SERVICES,
-            objects=self._objects,
+            objects=(self._objects, self._signer),
             health=self._say_health,
             record=self._metrics.http,
-            limits=app.Limits(upload_bytes=largest),
         )
         return Uvicorn(
             uvicorn.Config(

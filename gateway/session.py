@@ -27,7 +27,7 @@ from gateway.protocol import Effect, GatewayEnd
 from gateway.recorder import Recorder, until_it_works
 from gateway.status import Refusal
 from store import leases, trainers
-from store.errors import DatabaseAway, StateForbids
+from store.errors import DatabaseAway, ObjectsAway, StateForbids
 from store.leases import Claim, HeldAction, LeaseRef, Offer, Renewal
 from store.tables import Trainer
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -79,9 +79,13 @@ class Session:
 
     async def assign(self, claim: Claim) -> None:
         """Sends a claimed tune; withdraws it where it is not accepted in time, or where the stream has just ended."""
-        message = await assignments.assign(claim, self._desk.objects, self._desk.settings.lease_seconds)
+        message: pb.Assign | None = None
+        try:
+            message = await assignments.assign(claim, self._desk.objects, self._desk.settings.lease_seconds)
+        except ObjectsAway as exc:  # no URLs can be signed; that is not the tune's fault
+            log.warning(f"A tune waits: {exc}", action="assignment_put_off", tune_id=claim.tune.id)
         # A trainer that does not read is left alone; the dispatcher never waits for one.
-        if self._is_over() or self._outbox.full():
+        if message is None or self._is_over() or self._outbox.full():
             self._end.refrain(time.monotonic())
             await leases.withdraw(self._desk.database, claim.lease, "NOT_SENT")
             return

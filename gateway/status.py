@@ -41,6 +41,7 @@ STORE: Final[dict[type[errors.StoreError], grpc.StatusCode]] = {
     errors.RequestReused: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidReference: grpc.StatusCode.INVALID_ARGUMENT,
     errors.DatabaseAway: grpc.StatusCode.UNAVAILABLE,
+    errors.ObjectsAway: grpc.StatusCode.UNAVAILABLE,
 }
 
 # ErrorInfo.metadata["http_status"] overrides it where one code has two statuses (RESOURCE_EXHAUSTED: 429 or 413).

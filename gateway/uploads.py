@@ -65,6 +65,10 @@ class Uploads:
         # A lock is there for as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    def most_bytes(self, asset_type: str) -> int:
+        """The size that an asset of the type may have."""
+        return self._max_bytes.get(asset_type, self._max_weights_bytes)
+
     async def complete(self, tenant_id: str, asset_id: str, *, skip_validation: bool = False) -> Asset:
         """Judges what was uploaded. An asset that was judged before comes back as it is.
 
@@ -103,7 +107,7 @@ class Uploads:
             sentence = f"nothing was uploaded for {row.id}: PUT its bytes to the put_url first"
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_UPLOADED", sentence)
         key = key if key in found else min(found)
-        most = self._max_bytes.get(row.asset_type, self._max_weights_bytes)
+        most = self.most_bytes(row.asset_type)  # a PUT that went straight to the object store knew of no limit
         if found[key] > most:
             await self._objects.delete(key)
             sentence = f"the upload has {found[key]} bytes; at most {most} are allowed"

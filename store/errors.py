@@ -9,6 +9,7 @@ StoreError
  +- RequestReused       the same request_id came with another body
  +- InvalidReference    the request names things that are not there, each with its field
  +- DatabaseAway        no connection to the database, or it broke off: nothing is known of what was asked
+ +- ObjectsAway         the object store does not answer, or does not let us in: likewise
 """
 
 from __future__ import annotations
@@ -73,6 +74,17 @@ class DatabaseAway(StoreError):
     """The database does not answer. Whether the last transaction was committed is not known: ask again."""
 
     reason = "DATABASE_AWAY"
+
+    def __init__(self, message: str, retry_after_seconds: float = 2.0) -> None:
+        super().__init__(message)
+        #: When to ask again.
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ObjectsAway(StoreError):
+    """The object store does not answer at the moment: ask again."""
+
+    reason = "OBJECTS_AWAY"
 
     def __init__(self, message: str, retry_after_seconds: float = 2.0) -> None:
         super().__init__(message)

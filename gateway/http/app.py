@@ -2,7 +2,7 @@
 
 Edge (request id, tidy path, log, metric, 500)
  +- /health
- +- /v1/objects/{key}     the local store's signed URLs
+ +- /v1/objects/{key}     signed URLs that lead here
  +- extra routes          dashboard, openapi
  +- transcoded routes     the services' google.api.http rules
 """
@@ -26,7 +26,8 @@ from gateway.http.objects import route as objects_route
 from gateway.http.requests import Limits
 from gateway.http.transcoding import Channel
 from gateway.status import Refusal
-from store.objects.local import LocalObjects
+from store.objects import Objects
+from store.objects.signing import Signer
 
 __all__ = ["CHANNEL_OPTIONS", "Limits", "build"]
 
@@ -49,7 +50,7 @@ def build(
     channel: Channel,
     services: Sequence[ServiceDescriptor],
     *,
-    objects: LocalObjects | None = None,
+    objects: tuple[Objects, Signer] | None = None,
     extra_routes: Sequence[BaseRoute] = (),
     health: Health = _well,
     record: Recorder = lambda route, verb, status, seconds: None,
@@ -60,7 +61,7 @@ def build(
     Args:
         channel: To what serves `services`: a Loopback, or a channel made with CHANNEL_OPTIONS.
         services: Whose rpcs with an HTTP rule are served.
-        objects: The local object store, whose signed URLs lead here. None: the store serves its own.
+        objects: The object store, and who has signed the URLs of its objects that lead here. None: none does.
         extra_routes: Matched before the transcoded ones.
         health: What /health answers: 200 where its `status` is "ok", else 503.
         record: Told of every request: (route, verb, status, seconds until the answer began).
@@ -69,7 +70,7 @@ def build(
     limits = limits or Limits()
     routes: list[BaseRoute] = [Route("/health", _Health(health), methods=["GET", "HEAD"])]
     if objects is not None:
-        routes.append(objects_route(objects, limits.upload_bytes))
+        routes.append(objects_route(*objects))
     routes += [*extra_routes, *transcoding.routes(channel, services, limits)]
     app = Starlette(
         routes=routes,

@@ -1,7 +1,7 @@
-"""The local object store's signed URLs: PUT a picture, GET a LoRA, by whoever holds the URL.
+"""Signed URLs that lead to the gateway: PUT a picture, GET a LoRA, by whoever holds the URL.
 
-Called by callers and trainers with URLs that the store signed; knows no asset. Only with a local store: S3 and its like
-sign and serve their own.
+Called by callers and trainers with URLs that the gateway signed; knows no asset. A folder's objects all come and go
+here. S3 signs and serves its own; only what its single PUT cannot take comes through here, and is passed on at once.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Final, cast
+from typing import Final
 
 import grpc
+from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.http import errors
 from gateway.http.exchange import Answer, Disconnected, chunk_of, gone, request_id_of, start
-from gateway.status import Refusal
+from gateway.status import Refusal, refusal
+from store.errors import StoreError
+from store.objects import Objects
 from store.objects.base import ObjectMissing, TooLarge
-from store.objects.local import LocalObjects
+from store.objects.local import LocalObjects, OpenObject
+from store.objects.signing import Signer
 
 PATH: Final = "/v1/objects/{key:path}"
 
@@ -40,82 +44,90 @@ _HEADERS = (
 )
 
 
-def route(objects: LocalObjects, most_bytes: int) -> BaseRoute:
+def route(objects: Objects, signer: Signer) -> BaseRoute:
     """Returns the route of all objects."""
-    return Route(PATH, _Objects(objects, most_bytes), methods=["GET", "HEAD", "PUT"])
+    verbs = ["GET", "HEAD", "PUT"] if isinstance(objects, LocalObjects) else ["PUT"]
+    return Route(PATH, _Objects(objects, signer), methods=verbs)
 
 
 class _Objects:
     """ASGI app below the route."""
 
-    def __init__(self, objects: LocalObjects, most_bytes: int) -> None:
+    def __init__(self, objects: Objects, signer: Signer) -> None:
         self._objects = objects
-        self._most_bytes = most_bytes
+        self._signer = signer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request. The expiry counts now, and not during it: a slow upload may outlive its URL."""
         key = scope["path_params"]["key"]
+        query = HTTPConnection(scope).query_params
         try:
-            self._check(HTTPConnection(scope), scope["method"], key)
+            self._check(query, scope["method"], key)
             if scope["method"] == "PUT":
-                answer: Answer | None = await self._put(scope, receive, key)
+                answer: Answer | None = await self._put(scope, receive, key, int(query["most"]))
             else:
                 answer = await self._get(scope, receive, send, key)
-        except Refusal as refusal:
-            answer = errors.refused(refusal, request_id_of(scope))
+        except Refusal as refused:
+            answer = errors.refused(refused, request_id_of(scope))
+        except StoreError as error:
+            answer = errors.refused(refusal(error), request_id_of(scope))
         if answer is not None:
             await answer.send(scope, send)
 
-    def _check(self, request: HTTPConnection, verb: str, key: str) -> None:
-        expires = request.query_params.get("expires", "")
-        signature = request.query_params.get("signature", "")
-        if not self._objects.verify(verb, key, expires, signature):
+    def _check(self, query: QueryParams, verb: str, key: str) -> None:
+        if not self._signer.verify(verb, key, query):
+            expires = query.get("expires", "")
             if expires.isdecimal() and int(expires[:12]) < time.time():
                 raise Refusal(
                     grpc.StatusCode.PERMISSION_DENIED, "URL_EXPIRED", "This URL has expired; ask for a new one."
                 )
             raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "BAD_SIGNATURE", "This URL was not signed by us.")
 
-    async def _put(self, scope: Scope, receive: Receive, key: str) -> Answer:
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared[:18]) > self._most_bytes:
-            raise errors.too_large(self._most_bytes)
+    async def _put(self, scope: Scope, receive: Receive, key: str, most_bytes: int) -> Answer:
+        said = dict(scope["headers"]).get(b"content-length", b"")
+        declared = int(said[:18]) if said.isdigit() else None  # None: chunked
+        if declared is not None and declared > most_bytes:
+            raise errors.too_large(most_bytes)
         try:
-            await self._objects.write(key, _body(receive), max_bytes=self._most_bytes)
+            await self._objects.write(key, _body(receive, declared), max_bytes=most_bytes)
         except TooLarge as exc:
-            raise errors.too_large(self._most_bytes) from exc
+            raise errors.too_large(most_bytes) from exc
         return Answer(200, b"{}")
 
     async def _get(self, scope: Scope, receive: Receive, send: Send, key: str) -> Answer | None:
-        size = await self._objects.stat(key)
-        if size is None:
-            raise _missing()
-        span = _span(dict(scope["headers"]), size)
-        if span is None:
-            message = f"The object has {size} bytes."
-            refusal = Refusal(grpc.StatusCode.OUT_OF_RANGE, "RANGE_NOT_SATISFIABLE", message, http_status=416)
-            return errors.refused(refusal, request_id_of(scope), [("content-range", f"bytes */{size}")])
-        first, end = span
-        partial = [("content-range", f"bytes {first}-{end - 1}/{size}")] if (first, end) != (0, size) else []
-        reading = cast(AsyncGenerator[bytes, None], self._objects.read(key, first, end))
-        async with aclosing(reading) as chunks:
-            try:
-                opening = await anext(chunks, b"")
-            except ObjectMissing as exc:  # deleted since stat
-                raise _missing() from exc
-            kind = [("content-length", str(end - first)), ("content-type", _media_type(opening))]
-            await start(send, 206 if partial else 200, (*kind, *_HEADERS, *partial))
-            if scope["method"] == "GET":
-                await _send_all(opening, chunks, receive, send)
-        await send({"type": "http.response.body", "body": b""})
-        return None
+        assert isinstance(self._objects, LocalObjects)  # of no other store a GET leads here
+        try:
+            async with self._objects.opened(key) as opened:
+                return await _send_object(opened, scope, receive, send)
+        except ObjectMissing:
+            refused = Refusal(grpc.StatusCode.NOT_FOUND, "OBJECT_MISSING", "Nothing was uploaded here.")
+            return errors.refused(refused, request_id_of(scope))
 
 
-async def _send_all(opening: bytes, chunks: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+async def _send_object(opened: OpenObject, scope: Scope, receive: Receive, send: Send) -> Answer | None:
+    size = opened.size_bytes
+    headers = dict(scope["headers"]) if scope["method"] == "GET" else {}  # a HEAD has no range
+    span = _span(headers, size, opened.etag)
+    if span is None:
+        message = f"The object has {size} bytes."
+        refused = Refusal(grpc.StatusCode.OUT_OF_RANGE, "RANGE_NOT_SATISFIABLE", message, http_status=416)
+        return errors.refused(refused, request_id_of(scope), [("content-range", f"bytes */{size}")])
+    first, end = span
+    partial = [("content-range", f"bytes {first}-{end - 1}/{size}")] if (first, end) != (0, size) else []
+    opening = b"".join([chunk async for chunk in opened.read(0, 16)])
+    kind = [("content-length", str(end - first)), ("content-type", _media_type(opening)), ("etag", opened.etag)]
+    await start(send, 206 if partial else 200, (*kind, *_HEADERS, *partial))
+    if scope["method"] == "GET":
+        async with aclosing(opened.read(first, end)) as chunks:
+            await _send_all(chunks, receive, send)
+    await send({"type": "http.response.body", "body": b""})
+    return None
+
+
+async def _send_all(chunks: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
     """Sends the body; stops reading gigabytes for a caller that has left, of which `send` says nothing."""
     leaving = asyncio.ensure_future(gone(receive))
     try:
-        await send({"type": "http.response.body", "body": opening, "more_body": True})
         async for chunk in chunks:
             if leaving.done():
                 raise Disconnected
@@ -125,25 +137,34 @@ async def _send_all(opening: bytes, chunks: AsyncIterator[bytes], receive: Recei
         await asyncio.gather(leaving, return_exceptions=True)
 
 
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
+async def _body(receive: Receive, declared: int | None) -> AsyncIterator[bytes]:
+    """The request's body.
+
+    Raises:
+        Refusal: It has not the length that was declared. HTTP/1.1 servers cut a longer body off, and take the end of a
+            connection for the caller's leaving; others need not.
+    """
+    more, size = True, 0
     while more:
         chunk, more = await chunk_of(receive)
+        size += len(chunk)
+        if declared is not None and (size > declared or (size < declared and not more)):
+            message = f"Content-Length says {declared} bytes, and {'more than that' if size > declared else size} came."
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "LENGTH_MISMATCH", message, http_status=400)
         if chunk:
             yield chunk
 
 
-def _missing() -> Refusal:
-    return Refusal(grpc.StatusCode.NOT_FOUND, "OBJECT_MISSING", "Nothing was uploaded here.")
-
-
-def _span(headers: dict[bytes, bytes], size: int) -> tuple[int, int] | None:
+def _span(headers: dict[bytes, bytes], size: int, etag: str) -> tuple[int, int] | None:
     """Returns the first byte and the one past the last; None where the range lies outside.
 
-    A range that is several, malformed or conditional is not honoured, as HTTP allows: the whole object is sent.
+    A range that is several or malformed, or was meant for another object than this one, is not honoured, as HTTP
+    allows: the whole object is sent.
     """
+    if headers.get(b"if-range", etag.encode()).strip() != etag.encode():
+        return 0, size
     match = _RANGE.fullmatch(headers.get(b"range", b"").decode("latin-1").strip())
-    if match is None or b"if-range" in headers or not (match[1] or match[2]):
+    if match is None or not (match[1] or match[2]):
         return 0, size
     if not match[1]:
         last = min(int(match[2]), size)

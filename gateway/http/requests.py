@@ -39,8 +39,6 @@ class Limits:
 
     body_bytes: int = 4 * 1024 * 1024
     """Of a JSON body: gRPC's own default for a message."""
-    upload_bytes: int = 20 * 1024**3
-    """Of an upload to the local object store."""
     depth: int = 64
     """Of nested JSON."""
     call_seconds: float = 300.0

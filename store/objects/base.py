@@ -1,7 +1,7 @@
 """The storage seam. Called by gateway/assets, sessions and http/objects; implementations beside it. Knows no rows.
 
 Keys are relative paths of [A-Za-z0-9._-] parts, such as "incoming/assets/asset_x". What is written appears whole or
-not at all.
+not at all. A store that does not answer, or refuses us, is ObjectsAway in every call.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ class Objects(ABC):
         """
 
     @abstractmethod
-    async def sign_put(self, key: str, expires_seconds: float = 3600) -> str:
-        """A URL that uploads the object, likewise."""
+    async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int) -> str:
+        """A URL that uploads the object, likewise. `most_bytes`: what the key is for wants no more. Where the URL leads
+        to the gateway, a larger body is refused; who uses what came another way looks at its size.
+        """
 
     @abstractmethod
     def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:

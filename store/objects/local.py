@@ -1,11 +1,11 @@
-"""Objects in a folder of this host. The gateway serves the signed URLs (gateway/http/objects), which carry all the
-authority that there is: whoever has one may do what it names, until it expires.
+"""Objects in a folder of this host. The gateway serves the signed URLs (gateway/http/objects).
 
     root/objects/{key}       whole objects
     root/temporary/{random}  being written; renamed when they are whole and on the disk, swept away when a process
     starts
 
-Disk and hash work is done in threads: the event loop never waits for either.
+Disk and hash work is done in threads: the event loop never waits for either. A disk that fails or is full is a store
+that is away: ObjectsAway.
 """
 
 from __future__ import annotations
@@ -13,79 +13,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import hmac
 import io
 import itertools
 import os
 import time
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
-from urllib.parse import quote
+from typing import ParamSpec, TypeVar
 
-from store.objects.base import ObjectMissing, Objects, Stat, TooLarge, checked
+from store.errors import ObjectsAway
+from store.objects.base import ObjectMissing, Objects, Stat, checked
+from store.objects.chunks import CHUNK, Counted
+from store.objects.signing import Signer
 
-CHUNK = (
-    1024 * 1024
-)  # bytes read at a time: large enough to pay for the hop to a thread, small enough to keep memory flat
+P = ParamSpec("P")
+T = TypeVar("T")
+
 ABANDONED = 24 * 3600.0  # seconds after which a temporary file is nobody's: no upload lasts a day
 
 
 class LocalObjects(Objects):
     """A folder. Written atomically: a temporary name, fsync, rename, fsync of the folder."""
 
-    def __init__(self, root: Path, public_url: str, secret: bytes) -> None:
-        """`root`: made where it is missing. `public_url`: the gateway's, without a slash at its end. `secret`: signs
-        URLs.
-        """
-        if not secret:
-            raise ValueError("the signing secret is empty; wanted some random bytes")
+    def __init__(self, root: Path, signer: Signer) -> None:
+        """`root`: made where it is missing."""
         self._objects = root / "objects"
         self._temporary = root / "temporary"
-        self._public_url = public_url.rstrip("/")
-        self._secret = secret
+        self._signer = signer
         for folder in (self._objects, self._temporary):
             folder.mkdir(parents=True, exist_ok=True)
         _sweep(self._temporary)
 
     async def sign_get(self, key: str, expires_seconds: float = 3600) -> str:
-        """{public_url}/v1/objects/{key}?expires={unix seconds}&signature={HMAC-SHA256 of "GET\\nkey\\nexpires"}."""
-        return self._sign("GET", key, expires_seconds)
+        """See Objects. It leads to the gateway, as all here."""
+        return self._signer.get(key, expires_seconds)
 
-    async def sign_put(self, key: str, expires_seconds: float = 3600) -> str:
-        """As sign_get, for PUT."""
-        return self._sign("PUT", key, expires_seconds)
-
-    def verify(self, method: str, key: str, expires: str | int, signature: str) -> bool:
-        """Whether the URL was signed by us for this method and key, and has not expired. HEAD is as GET."""
-        method = "GET" if method == "HEAD" else method
-        expires = str(expires)
-        if not (expires.isascii() and expires.isdecimal() and len(expires) <= 12 and signature.isascii()):
-            return False
-        mine = self._signature(method, key, expires)
-        return hmac.compare_digest(mine, signature) and int(expires) > time.time()
-
-    def _sign(self, method: str, key: str, expires_seconds: float) -> str:
-        expires = str(int(time.time() + expires_seconds))
-        signature = self._signature(method, checked(key), expires)
-        return f"{self._public_url}/v1/objects/{quote(key)}?expires={expires}&signature={signature}"
-
-    def _signature(self, method: str, key: str, expires: str) -> str:
-        message = f"{method}\n{key}\n{expires}".encode(errors="surrogatepass")
-        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
-
-    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int) -> str:
         """See Objects."""
-        file = await asyncio.to_thread(self._open, key)
-        try:
-            await asyncio.to_thread(file.seek, start)
-            left = float("inf") if end is None else end - start
-            while left > 0:
-                chunk = await asyncio.to_thread(file.read, int(min(CHUNK, left)))
-                if not chunk:
-                    return
-                left -= len(chunk)
+        return self._signer.put(key, expires_seconds, most_bytes)
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
+        """See Objects."""
+        async with self.opened(key) as object, aclosing(object.read(start, end)) as chunks:
+            async for chunk in chunks:
                 yield chunk
+
+    @contextlib.asynccontextmanager
+    async def opened(self, key: str) -> AsyncIterator[OpenObject]:
+        """The object as it is now, whatever takes its place meanwhile. ObjectMissing."""
+        file = await _on_disk(self._open, key)
+        try:
+            yield OpenObject(file)
         finally:
             file.close()  # closing what was only read waits for nothing
 
@@ -93,34 +73,32 @@ class LocalObjects(Objects):
         """See Objects."""
         destination = self._path(key)
         temporary = self._temporary / uuid.uuid4().hex
-        digest = hashlib.sha256()
-        size = 0
-        file = await asyncio.to_thread(temporary.open, "xb")
+        counted = Counted(chunks, max_bytes)
+        file = await _on_disk(temporary.open, "xb")
         try:
             try:
-                async for chunk in _gathered(chunks):
-                    size += len(chunk)
-                    if max_bytes is not None and size > max_bytes:
-                        raise TooLarge(f"the object is larger than {max_bytes} bytes")
-                    await asyncio.to_thread(_append, file, digest, chunk)
+                async for chunk in counted:
+                    await _on_disk(file.write, chunk)
+                await _on_disk(file.flush)
             finally:
-                file.close()
-            await asyncio.to_thread(_settle, temporary, destination)
+                with contextlib.suppress(OSError):  # only where a write has failed before is anything left to write
+                    file.close()
+            await _on_disk(_settle, temporary, destination)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        return size, digest.hexdigest()
+        return counted.sum()
 
     async def stat(self, key: str) -> int | None:
         """See Objects."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path = self._path(key)
-            return (await asyncio.to_thread(path.stat)).st_size if await asyncio.to_thread(path.is_file) else None
+            return await _on_disk(_size_of, path)
         return None
 
     async def hash(self, key: str) -> tuple[str, int]:
         """See Objects."""
-        return await asyncio.to_thread(self._hash, key)
+        return await _on_disk(self._hash, key)
 
     def _hash(self, key: str) -> tuple[str, int]:
         with self._open(key) as file:
@@ -128,7 +106,7 @@ class LocalObjects(Objects):
 
     async def move(self, source: str, destination: str) -> None:
         """See Objects."""
-        await asyncio.to_thread(self._move, self._path(source), self._path(destination), source)
+        await _on_disk(self._move, self._path(source), self._path(destination), source)
 
     def _move(self, source: Path, destination: Path, key: str) -> None:
         try:
@@ -145,11 +123,11 @@ class LocalObjects(Objects):
         """See Objects."""
         path = self._path(key)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            await asyncio.to_thread(path.unlink)
+            await _on_disk(path.unlink)
 
     async def delete_if_older(self, key: str, modified_at: float) -> bool:
         """See Objects."""
-        return await asyncio.to_thread(self._delete_if_older, self._path(key), modified_at)
+        return await _on_disk(self._delete_if_older, self._path(key), modified_at)
 
     def _delete_if_older(self, path: Path, modified_at: float) -> bool:
         # A file system deletes by name only, whatever has that name by then. So the file is given a name of ours first,
@@ -171,7 +149,7 @@ class LocalObjects(Objects):
     async def list(self, prefix: str = "") -> AsyncIterator[tuple[str, Stat]]:
         """See Objects. Reads the folders as it goes; what changes meanwhile may or may not be there."""
         found = self._walk(prefix)
-        while batch := await asyncio.to_thread(_some, found):
+        while batch := await _on_disk(_some, found):
             for each in batch:
                 yield each
 
@@ -201,23 +179,40 @@ class LocalObjects(Objects):
         return self._objects / checked(key)
 
 
-async def _gathered(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in pieces of about CHUNK: an upload comes in small ones, and each write is a hop to a thread."""
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in chunks:
-        pieces.append(piece)
-        size += len(piece)
-        if size >= CHUNK:
-            yield b"".join(pieces)
-            pieces, size = [], 0
-    if pieces:
-        yield b"".join(pieces)
+class OpenObject:
+    """An object that is being read. Its file is never changed, only replaced as a whole."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        facts = os.fstat(file.fileno())
+        self.size_bytes = facts.st_size
+        #: A strong validator: no two files of one key have all three in common, for what replaces a file was written
+        #: while the old one was there (another inode) or after it (a later time).
+        self.etag = f'"{facts.st_ino:x}-{facts.st_mtime_ns:x}-{facts.st_size:x}"'
+
+    async def read(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
+        """The bytes from start to before end."""
+        await _on_disk(self._file.seek, start)
+        left = float("inf") if end is None else end - start
+        while left > 0 and (chunk := await _on_disk(self._file.read, int(min(CHUNK, left)))):
+            left -= len(chunk)
+            yield chunk
 
 
-def _append(file: io.BufferedIOBase, digest: hashlib._Hash, chunk: bytes) -> None:
-    file.write(chunk)
-    digest.update(chunk)
+async def _on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Does it in a thread. That nothing is there, or something already, is an answer; any other fault of the disk's is
+    ObjectsAway.
+    """
+    try:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError):
+        raise
+    except OSError as exc:
+        raise ObjectsAway(f"the folder of objects fails: {exc}") from exc
+
+
+def _size_of(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _settle(source: Path, destination: Path, name: Callable[[Path, Path], object] = Path.replace) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from gateway.sweeper import Sweeper
 from store.objects.local import LocalObjects
+from store.objects.signing import Signer
 from tests.chaos import faults, reading
 from tests.chaos.arming import Arming
 from tests.chaos.callers import Callers, at_work
@@ -136,7 +137,7 @@ async def _read(stage: Stage, callers: Callers) -> History:
     """Sweeps first, as the gateways would by and by: what the rows do not name must be gone after it."""
     database = await stage.open_database()
     try:
-        objects = LocalObjects(stage.objects, "http://nobody", SECRET.encode())
+        objects = LocalObjects(stage.objects, Signer("http://nobody", SECRET.encode()))
         await Sweeper(database, objects, leftover_seconds=0).sweep()
         history = await reading.read(
             database, objects, accepted=callers.accepted, cancels=frozenset(callers.cancels), seen=callers.seen

@@ -59,6 +59,7 @@ def assert_refused(answer: httpx.Response, status: int, code: str, reason: str) 
         (errors.StateForbids("No."), 400, "FAILED_PRECONDITION", "STATE_FORBIDS", None),
         (errors.QueueFull("Full.", 12.2), 429, "RESOURCE_EXHAUSTED", "QUEUE_FULL", "13"),
         (errors.DatabaseAway("host=10.0.0.1 refused"), 503, "UNAVAILABLE", "DATABASE_AWAY", "2"),
+        (errors.ObjectsAway("GET http://10.0.0.1/bucket"), 503, "UNAVAILABLE", "OBJECTS_AWAY", "2"),
         (
             Refusal(grpc.StatusCode.PERMISSION_DENIED, "OPERATOR_ONLY", "No."),
             403,

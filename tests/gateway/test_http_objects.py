@@ -1,12 +1,14 @@
-"""The local store's signed URLs, over real connections where streaming matters."""
+"""Signed URLs that lead to the gateway, over real connections where streaming or framing matters."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,25 +16,38 @@ import httpx
 import pytest
 import structlog
 
-from gateway.http.requests import Limits
 from store.objects.local import LocalObjects
-from tests.servers.front import front
+from store.objects.signing import Signer
+from tests.servers.front import Front, front
 from tests.servers.uvicorn import served
 
 KEY = "incoming/assets/asset_1"
+MOST = 30 * 2**20  # bytes
 PICTURE = b"\x89PNG" + bytes(range(256)) * 20
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> LocalObjects:
-    return LocalObjects(tmp_path, "http://gateway", b"secret")
+def signer() -> Signer:
+    return Signer("http://gateway", b"secret")
 
 
 @pytest.fixture
-async def http(objects: LocalObjects) -> AsyncIterator[httpx.AsyncClient]:
-    async with front(objects=objects, limits=Limits(upload_bytes=100_000)) as door:
+def objects(tmp_path: Path, signer: Signer) -> LocalObjects:
+    return LocalObjects(tmp_path, signer)
+
+
+@pytest.fixture
+async def http(objects: LocalObjects, signer: Signer) -> AsyncIterator[httpx.AsyncClient]:
+    async with front(objects=(objects, signer)) as door:
         door.http.headers.pop("authorization")
         yield door.http
+
+
+@asynccontextmanager
+async def opened(objects: LocalObjects, signer: Signer) -> AsyncIterator[tuple[Front, str, int]]:
+    """The front on a real port: a door, host and port."""
+    async with front(objects=(objects, signer)) as door, served(door.app) as (host, port):
+        yield door, host, port
 
 
 async def chunks_of(content: bytes, size: int = 1000) -> AsyncIterator[bytes]:
@@ -51,7 +66,9 @@ async def stored(objects: LocalObjects, content: bytes = PICTURE) -> str:
 
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_what_is_put_is_got(http: httpx.AsyncClient, objects: LocalObjects, chunked: bool) -> None:
-    put = await http.put(await objects.sign_put(KEY), content=chunks_of(PICTURE) if chunked else PICTURE)
+    put = await http.put(
+        await objects.sign_put(KEY, most_bytes=MOST), content=chunks_of(PICTURE) if chunked else PICTURE
+    )
     got = await http.get(await objects.sign_get(KEY))
 
     assert (put.status_code, put.json()) == (200, {})
@@ -62,7 +79,7 @@ async def test_what_is_put_is_got(http: httpx.AsyncClient, objects: LocalObjects
 
 
 async def test_an_upload_of_nothing_is_an_empty_object(http: httpx.AsyncClient, objects: LocalObjects) -> None:
-    assert (await http.put(await objects.sign_put(KEY))).status_code == 200
+    assert (await http.put(await objects.sign_put(KEY, most_bytes=MOST))).status_code == 200
     got = await http.get(await objects.sign_get(KEY))
 
     assert (got.status_code, got.content) == (200, b"")
@@ -119,9 +136,57 @@ async def test_a_range_past_the_end_is_416(http: httpx.AsyncClient, objects: Loc
     assert got.json()["reason"] == "RANGE_NOT_SATISFIABLE"
 
 
+async def test_a_download_that_broke_off_goes_on_where_the_object_is_still_the_same(
+    http: httpx.AsyncClient, objects: LocalObjects
+) -> None:
+    url = await stored(objects)
+    etag = (await http.get(url)).headers["etag"]
+    further = {"range": "bytes=5000-", "if-range": etag}
+
+    same = await http.get(url, headers=further)
+    await objects.write(KEY, chunks_of(PICTURE[::-1]))
+    other = await http.get(url, headers=further)
+    dated = await http.get(url, headers={"range": "bytes=5000-", "if-range": "Thu, 26 Nov 2026 00:00:00 GMT"})
+
+    assert (same.status_code, same.content, same.headers["etag"]) == (206, PICTURE[5000:], etag)
+    assert (other.status_code, other.content) == (200, PICTURE[::-1])
+    assert other.headers["etag"] != etag
+    assert (dated.status_code, dated.content) == (200, PICTURE[::-1])
+
+
+async def test_a_head_has_no_range(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    answer = await http.head(await stored(objects), headers={"range": "bytes=9999-"})
+
+    assert (answer.status_code, answer.headers["content-length"]) == (200, str(len(PICTURE)))
+
+
+async def test_a_part_of_a_picture_is_of_its_type(http: httpx.AsyncClient, objects: LocalObjects) -> None:
+    assert (await http.get(await stored(objects), headers={"range": "bytes=10-"})).headers[
+        "content-type"
+    ] == "image/png"
+
+
+async def test_what_is_replaced_while_it_is_sent_is_sent_as_it_was(objects: LocalObjects, signer: Signer) -> None:
+    old, new = bytes(16 * 2**20), b"new"
+    await objects.write(KEY, chunks_of(old, size=2**20))
+
+    async with (
+        front(objects=(objects, signer)) as door,
+        served(door.app) as (host, port),
+        httpx.AsyncClient() as client,
+    ):
+        url = (await objects.sign_get(KEY)).replace("http://gateway", f"http://{host}:{port}")
+        async with client.stream("GET", url) as answer:
+            await objects.write(KEY, chunks_of(new))
+            got = await answer.aread()
+
+    assert len(got) == len(old)
+    assert not any(got)
+
+
 async def test_a_url_opens_what_was_signed_and_nothing_else(http: httpx.AsyncClient, objects: LocalObjects) -> None:
     get = await stored(objects)
-    put = await objects.sign_put(KEY)
+    put = await objects.sign_put(KEY, most_bytes=MOST)
     attempts = [
         await http.put(get, content=b"x"),
         await http.get(put),
@@ -132,6 +197,8 @@ async def test_a_url_opens_what_was_signed_and_nothing_else(http: httpx.AsyncCli
         await http.get(get.replace("expires=", "expires=1")),
         await http.get(get.split("?")[0]),
         await http.get(get.replace("expires=", "expires=x")),
+        await http.put(put.replace("most=", "most=9"), content=b"x"),
+        await http.put(put.replace("&most=", "&least="), content=b"x"),
     ]
 
     assert {answer.status_code for answer in attempts} == {403}
@@ -158,22 +225,83 @@ async def test_an_upload_too_large_is_413_and_leaves_nothing(
 ) -> None:
     large = b"x" * 100_001
 
-    answer = await http.put(await objects.sign_put(KEY), content=chunks_of(large) if chunked else large)
+    answer = await http.put(
+        await objects.sign_put(KEY, most_bytes=100_000), content=chunks_of(large) if chunked else large
+    )
 
     assert (answer.status_code, answer.json()["reason"]) == (413, "TOO_LARGE")
     assert await objects.stat(KEY) is None
     assert not files_in(tmp_path)
 
 
+@pytest.mark.parametrize("declared", [len(PICTURE) - 1, len(PICTURE) + 1])
+async def test_a_body_that_has_not_the_declared_length_is_refused_and_leaves_nothing(
+    http: httpx.AsyncClient, objects: LocalObjects, declared: int, tmp_path: Path
+) -> None:
+    """From a server that leaves the counting to us."""
+    put = await objects.sign_put(KEY, most_bytes=MOST)
+
+    answer = await http.put(put, content=chunks_of(PICTURE), headers={"content-length": str(declared)})
+
+    assert (answer.status_code, answer.json()["reason"]) == (400, "LENGTH_MISMATCH")
+    assert f"says {declared} bytes" in answer.json()["detail"]
+    assert not files_in(tmp_path)
+
+
+async def test_bytes_past_the_declared_length_are_no_part_of_the_object(objects: LocalObjects, signer: Signer) -> None:
+    """HTTP/1.1 takes them for the next request, which they are not."""
+    async with opened(objects, signer) as (_door, host, port):
+        url = urlsplit(await objects.sign_put(KEY, most_bytes=MOST))
+        reader, writer = await asyncio.open_connection(host, port)
+        head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+        writer.write(f"{head}justmore\r\n\r\n".encode())
+        said = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+
+    assert b" 400 " in said
+    assert await objects.stat(KEY) in (None, 4)
+
+
+async def test_a_length_beside_chunks_is_refused(objects: LocalObjects, signer: Signer, tmp_path: Path) -> None:
+    async with opened(objects, signer) as (_door, host, port):
+        url = urlsplit(await objects.sign_put(KEY, most_bytes=MOST))
+        reader, writer = await asyncio.open_connection(host, port)
+        head = (
+            f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        writer.write(f"{head}4\r\nbody\r\n0\r\n\r\n".encode())
+        said = await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
+
+    assert b" 400 " in said
+    assert not files_in(tmp_path)
+
+
+async def test_a_store_that_is_away_is_503(
+    http: httpx.AsyncClient, objects: LocalObjects, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    answer = await http.put(await objects.sign_put(KEY, most_bytes=MOST), content=PICTURE)
+
+    assert (answer.status_code, answer.json()["reason"]) == (503, "OBJECTS_AWAY")
+    assert answer.headers["retry-after"] == "2"
+    assert "space" not in answer.text
+    assert not files_in(tmp_path)
+
+
 async def test_a_wrong_verb_is_405(http: httpx.AsyncClient, objects: LocalObjects) -> None:
-    answer = await http.delete(await objects.sign_put(KEY))
+    answer = await http.delete(await objects.sign_put(KEY, most_bytes=MOST))
 
     assert answer.status_code == 405
     assert sorted(answer.headers["allow"].split(", ")) == ["GET", "HEAD", "PUT"]
 
 
 async def test_no_signature_is_logged(http: httpx.AsyncClient, objects: LocalObjects) -> None:
-    put = await objects.sign_put(KEY)
+    put = await objects.sign_put(KEY, most_bytes=MOST)
     signature = parse_qs(urlsplit(put).query)["signature"][0]
 
     with structlog.testing.capture_logs() as logs:
@@ -185,21 +313,27 @@ async def test_no_signature_is_logged(http: httpx.AsyncClient, objects: LocalObj
     assert "expires" not in json.dumps(logs)
 
 
-async def test_an_upload_of_many_megabytes_streams_through(objects: LocalObjects) -> None:
+async def test_an_upload_of_many_megabytes_streams_through(objects: LocalObjects, signer: Signer) -> None:
     content = os.urandom(1024) * 20_000
 
-    async with front(objects=objects) as door, served(door.app) as (host, port), httpx.AsyncClient() as client:
+    async with (
+        front(objects=(objects, signer)) as door,
+        served(door.app) as (host, port),
+        httpx.AsyncClient() as client,
+    ):
         base = f"http://{host}:{port}"
-        put = await client.put((await objects.sign_put(KEY)).replace("http://gateway", base), content=content)
+        put = await client.put(
+            (await objects.sign_put(KEY, most_bytes=MOST)).replace("http://gateway", base), content=content
+        )
         got = await client.get((await objects.sign_get(KEY)).replace("http://gateway", base))
 
     assert put.status_code == 200
     assert hashlib.sha256(got.content).digest() == hashlib.sha256(content).digest()
 
 
-async def test_an_upload_broken_off_leaves_nothing(objects: LocalObjects, tmp_path: Path) -> None:
-    async with front(objects=objects) as door, served(door.app) as (host, port):
-        url = urlsplit(await objects.sign_put(KEY))
+async def test_an_upload_broken_off_leaves_nothing(objects: LocalObjects, signer: Signer, tmp_path: Path) -> None:
+    async with opened(objects, signer) as (door, host, port):
+        url = urlsplit(await objects.sign_put(KEY, most_bytes=MOST))
         _, writer = await asyncio.open_connection(host, port)
         writer.write(f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf".encode())
         await writer.drain()
@@ -212,10 +346,10 @@ async def test_an_upload_broken_off_leaves_nothing(objects: LocalObjects, tmp_pa
     assert not files_in(tmp_path)
 
 
-async def test_a_download_broken_off_stops_the_reading(objects: LocalObjects) -> None:
+async def test_a_download_broken_off_stops_the_reading(objects: LocalObjects, signer: Signer) -> None:
     await objects.write(KEY, chunks_of(bytes(64 * 1024 * 1024), size=1024 * 1024))
 
-    async with front(objects=objects) as door, served(door.app) as (host, port):
+    async with opened(objects, signer) as (door, host, port):
         url = urlsplit(await objects.sign_get(KEY))
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

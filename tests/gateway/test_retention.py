@@ -13,6 +13,7 @@ from gateway.sweeper import Sweeper
 from store import assets, retention
 from store.database import Database
 from store.objects.local import LocalObjects
+from store.objects.signing import Signer
 from tests.store.world import World, make_world
 
 DAY = 86400.0
@@ -39,7 +40,7 @@ async def test_nothing_goes_where_nothing_is_said(world: World) -> None:
 
 
 async def test_picture_deleted_long_ago_loses_its_bytes_by_the_sweeper(world: World, tmp_path: Path) -> None:
-    objects = LocalObjects(tmp_path, "http://gateway.example", b"a secret of tests")
+    objects = LocalObjects(tmp_path, Signer("http://gateway.example", b"a secret of tests"))
     deleted, living = await world.file(), await world.file()
     for file in (deleted, living):
         assert file.object_key is not None

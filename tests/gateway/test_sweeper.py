@@ -20,6 +20,7 @@ from store.database import Database
 from store.leases import Snapshot
 from store.leftovers import leftovers
 from store.objects.local import LocalObjects
+from store.objects.signing import Signer
 from store.reports import LoraResult, Outcome
 from tests.store.world import World, make_world
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -34,7 +35,7 @@ async def world(database: Database) -> World:
 
 @pytest.fixture
 def objects(tmp_path: Path) -> LocalObjects:
-    return LocalObjects(tmp_path, "http://gateway.example", b"a secret of tests")
+    return LocalObjects(tmp_path, Signer("http://gateway.example", b"a secret of tests"))
 
 
 async def put(objects: LocalObjects, *keys: str) -> None:
@@ -97,7 +98,7 @@ async def test_upload_that_takes_the_place_of_an_old_one_while_that_is_swept_sta
             await put(self, key)
             return await super().delete_if_older(key, modified_at)
 
-    objects = Overtaken(tmp_path, "http://gateway.example", b"a secret of tests")
+    objects = Overtaken(tmp_path, Signer("http://gateway.example", b"a secret of tests"))
     upload = f"incoming/assets/{(await world.file(ready=False)).id}"
     await put(objects, upload)
     os.utime(tmp_path / "objects" / upload, (0, 0))
@@ -243,7 +244,7 @@ async def test_result_that_is_swept_while_it_is_hashed_is_stale(world: World, tm
             return await super().hash(key)
 
     swept: list[set[str]] = []
-    objects = Overtaken(tmp_path, "http://gateway.example", b"a secret of tests")
+    objects = Overtaken(tmp_path, Signer("http://gateway.example", b"a secret of tests"))
     claim = await world.running()
     lease = pb.Lease(tune_id=claim.tune.id, epoch=1)
     lora = pb.UploadedObject(name="lora.safetensors", sha256=hashlib.sha256(b"bytes").hexdigest(), size_bytes=5)

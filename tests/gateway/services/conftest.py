@@ -26,6 +26,7 @@ from gateway.watch import Watch
 from store import keys
 from store.database import Database
 from store.objects.local import LocalObjects
+from store.objects.signing import Signer
 from tunesmith.v1 import (
     asset_pb2,
     asset_service_pb2,
@@ -125,7 +126,7 @@ class _Stream(_Key, grpc.aio.UnaryStreamClientInterceptor):
 @pytest.fixture
 async def service(database: Database, tmp_path: Path) -> AsyncIterator[Service]:
     await catalogue.publish(database, catalogue.gather(None))
-    objects = LocalObjects(tmp_path / "objects", "http://gateway.example", b"a secret of tests")
+    objects = LocalObjects(tmp_path / "objects", Signer("http://gateway.example", b"a secret of tests"))
     judges = Judges(Limits(size_bytes=200_000), workers=1)
     watch = Watch(database)
     uploads = Uploads(

@@ -20,6 +20,7 @@ from gateway.trainers import TrainerServicer
 from store import assets, keys, tunes
 from store.database import Database
 from store.objects.local import LocalObjects
+from store.objects.signing import Signer
 from store.states import TuneState
 from store.tables import Tune
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -126,7 +127,8 @@ class Stage:
 
     def __init__(self, open_database: Callable[[], Awaitable[Database]], folder: Path) -> None:
         self._open = open_database
-        self.objects = LocalObjects(folder / "objects", "http://gateway", b"a secret of tests")
+        self.signer = Signer("http://gateway", b"a secret of tests")
+        self.objects = LocalObjects(folder / "objects", self.signer)
         self.gateways: list[Gateway] = []
         self.trainers: list[Trainer] = []
         self.channels: list[grpc.aio.Channel] = []

@@ -24,6 +24,7 @@ from store import assets, events, keys, trainers, tunes
 from store.database import Database
 from store.errors import DatabaseAway
 from store.objects.local import LocalObjects
+from store.objects.signing import Signer
 from store.states import TERMINAL, TuneState
 from store.tables import Tune
 from tests.servers.postgres import PostgresServer
@@ -43,7 +44,7 @@ class Service:
         self.lease_seconds = lease_seconds
         self.grpc = "127.0.0.1:0"
         self.http = "127.0.0.1:0"
-        self.objects = LocalObjects(folder / "objects", "http://unused", b"a secret of tests")
+        self.objects = LocalObjects(folder / "objects", Signer("http://unused", b"a secret of tests"))
         bases = folder / "bases" / "tiny-shapes"
         bases.mkdir(parents=True)
 

@@ -1,5 +1,6 @@
 """Who gets which tune, and what he is told about it."""
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import pytest
 
 from store import assets, leases, tables, trainers, tunes
 from store.database import Database
+from store.errors import ObjectsAway
 from store.states import TuneState
 from tests.gateway.stream.conftest import ENGINE, Stage, Trainer
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -223,6 +225,29 @@ async def test_an_assignment_that_is_not_accepted_is_withdrawn_and_costs_no_atte
 
     assert revoke.lease == assign.lease
     assert again.lease == pb.Lease(tune_id=tune.id, epoch=2)
+    assert (await stage.until(tune.id, TuneState.RUNNING)).attempts == 1
+
+
+async def test_a_tune_whose_urls_cannot_be_signed_waits_and_costs_no_attempt(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await stage.gateway(heartbeat_seconds=0.2)
+    asked = asyncio.Event()
+
+    async def away(*_: object) -> None:
+        asked.set()
+        raise ObjectsAway("no credentials")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.objects, "sign_get", away)
+        tune = await stage.submit()
+        trainer = await stage.trainer(gateway)
+        await asyncio.wait_for(asked.wait(), 20)
+        await stage.until(tune.id, TuneState.QUEUED)  # again: it had been claimed
+    await trainer.beat()
+    taken = await trainer.take()
+
+    assert taken.lease.tune_id == tune.id
     assert (await stage.until(tune.id, TuneState.RUNNING)).attempts == 1
 
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from store import leases
+from store.errors import ObjectsAway
 from store.leftovers import leftovers
 from store.states import TuneState
 from tests.gateway.stream.conftest import LORA, Stage
@@ -83,7 +84,7 @@ async def test_result_waits_for_an_object_store_that_is_away_and_the_lease_is_ke
 
     async def away(*_: object) -> None:
         tried.set()
-        raise OSError("no route to the object store")
+        raise ObjectsAway("no route to the object store")
 
     monkeypatch.setattr("gateway.recorder.RETRY", 0.05)
     with monkeypatch.context() as patch:
