@@ -18,6 +18,8 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from store.objects import s3
+
 PREFIX = "TUNESMITH_"
 SECRET = {"database_url", "signing_secret", "objects_url"}  # an address may carry a password
 
@@ -71,7 +73,7 @@ class Settings(BaseSettings):
     #: Connections to PostgreSQL, beside the two kept for heartbeats and wake-ups.
     database_pool_size: int = Field(default=10, ge=1, le=1000)
     #: Pictures, checkpoints, snapshots and LoRAs.
-    objects_url: SecretStr = Field(description="file:///ABSOLUTE/FOLDER")
+    objects_url: SecretStr = Field(description="file:///ABSOLUTE/FOLDER or s3://BUCKET[/PREFIX]")
     #: Signs the URLs of objects; the same for all gateways.
     signing_secret: SecretStr = Field(description="at least 16 characters, hard to guess")
 
@@ -161,10 +163,12 @@ class Settings(BaseSettings):
 
     @field_validator("objects_url")
     @classmethod
-    def _absolute_folder(cls, url: SecretStr) -> SecretStr:
+    def _folder_or_bucket(cls, url: SecretStr) -> SecretStr:
         parts = urlsplit(url.get_secret_value())
-        if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
-            raise ValueError("wanted file:///ABSOLUTE/FOLDER")
+        if parts.scheme == "s3":
+            s3.location(url.get_secret_value())
+        elif parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
+            raise ValueError("wanted file:///ABSOLUTE/FOLDER or s3://BUCKET[/PREFIX]")
         return url
 
     @field_validator("trusted_proxies")

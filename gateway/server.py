@@ -50,8 +50,10 @@ from gateway.uploads import Uploads
 from gateway.watch import Watch
 from store import keys
 from store.database import Database
+from store.errors import ObjectsAway
 from store.objects import Objects
 from store.objects.local import LocalObjects
+from store.objects.s3 import S3Objects, location
 from store.objects.signing import Signer
 from tunesmith.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 from tunesmith.v1 import asset_service_pb2, asset_service_pb2_grpc, tune_service_pb2, tune_service_pb2_grpc
@@ -95,7 +97,7 @@ class Server:
         self._http_socket = self._bind(settings.http)
         self._http_address = Address(settings.http.host, self._http_socket.getsockname()[1])
         self._signer = self._make_signer()
-        self._objects = self._open_objects()
+        self._objects = await self._open_objects()
 
         self._database = await self._open_database()
         await self._database.migrate()
@@ -233,12 +235,18 @@ class Server:
             log.info(f"TUNESMITH_PUBLIC_URL is not set: signed URLs say {public_url}", action="public_url_guessed")
         return Signer(public_url, self._settings.signing_secret.get_secret_value().encode())
 
-    def _open_objects(self) -> Objects:
-        root = Path(unquote(urlsplit(self._settings.objects_url.get_secret_value()).path))
+    async def _open_objects(self) -> Objects:
+        url = self._settings.objects_url.get_secret_value()
         try:
-            return LocalObjects(root, self._signer)
-        except OSError as exc:
+            if urlsplit(url).scheme == "file":
+                return LocalObjects(Path(unquote(urlsplit(url).path)), self._signer)
+            bucket = S3Objects(*location(url), self._signer)
+            await bucket.check()
+        except (OSError, ValueError) as exc:
             raise ConfigError(f"TUNESMITH_OBJECTS_URL=(not shown): {exc}") from exc
+        except ObjectsAway as exc:  # it may come back; until then callers are told to try again
+            log.warning(str(exc), action="objects_away")
+        return bucket
 
     def _build_fetches(self) -> Fetches | None:
         """Who fetches what callers name by URL; None where that is off."""

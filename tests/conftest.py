@@ -1,4 +1,5 @@
-"""Fixtures that more than one package's tests use: databases, empty and migrated, on SQLite and a real PostgreSQL."""
+"""Fixtures that more than one package's tests use: databases, empty and migrated, on SQLite and a real PostgreSQL; an
+S3 server."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from store.database import Database
+from tests.servers.moto import Moto
 from tests.servers.postgres import PostgresServer
 
 
@@ -74,6 +76,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     opened = await Database.open(database_url)
     yield opened
     await opened.close()
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    """An S3 server with one bucket, for as long as the session lasts."""
+    with Moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
 
 
 async def _migrate(url: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmarks.basics import creation, footprint, latency, recovery, training, wakeups
+from benchmarks.basics import creation, footprint, latency, recovery, training, uploads, wakeups
 
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "training": training.measure,
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "wakeups": wakeups.measure,
     "recovery": recovery.measure,
     "footprint": footprint.measure,
+    "uploads": uploads.measure,
 }
 
 

@@ -29,6 +29,21 @@ def test_three_settings_are_enough() -> None:
     assert settings.public_url is None
 
 
+@pytest.mark.parametrize("url", ["file:///data/objects", "s3://bucket", "s3://bucket/a/prefix"])
+def test_objects_lie_in_a_folder_or_a_bucket(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_OBJECTS_URL", url)
+
+    assert config.read().objects_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize("url", ["gs://bucket", "file://host/folder", "file:objects", "/objects", "s3://b", "s3:///a"])
+def test_objects_lie_nowhere_else(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_OBJECTS_URL", url)
+
+    with pytest.raises(ConfigError, match=r"OBJECTS_URL=\(not shown\): wanted (file:///ABS|s3://BUCKET)"):
+        config.read()
+
+
 def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_PUBLIC_URL", "")
     monkeypatch.setenv("TUNESMITH_HTTP", "")

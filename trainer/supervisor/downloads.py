@@ -4,12 +4,14 @@
     cache/incoming/           what is under way
 
 Bytes are hashed as they come and only a match gets its name, so neither a broken connection nor a lying server leaves
-anything behind. A file is fetched once, also when several tunes want it at the same time.
+anything behind. A download that broke off goes on where it was, by Range. A file is fetched once, also when several
+tunes want it at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
@@ -18,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 from weakref import WeakValueDictionary
 
 import httpx
@@ -111,25 +114,35 @@ class Downloads:
         await asyncio.to_thread(self._prune, keep_since)
 
     async def _fetch(self, wanted: Wanted, path: Path, fresh_url: Callable[[], Awaitable[str]]) -> None:
+        try:
+            with _Partial(self._folder / "incoming" / f"{wanted.sha256}.{os.urandom(4).hex()}") as partial:
+                await self._fetch_into(partial, wanted, path, fresh_url)
+        except OSError as exc:
+            reason = "DISK_FULL" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else "DISK_FAULT"
+            raise DownloadFailed(reason, f"{wanted.name} cannot be stored on the trainer: {exc.strerror}") from exc
+
+    async def _fetch_into(
+        self, partial: _Partial, wanted: Wanted, path: Path, fresh_url: Callable[[], Awaitable[str]]
+    ) -> None:
         url, wrong = wanted.url, 0
         backoff, silence = Backoff(first=0.5, most=15.0), _Silence()
         while wrong < TRIES:
             try:
-                return await self._fetch_once(wanted, url, path, silence)
+                return await self._fetch_once(partial, wanted, url, path, silence)
             except httpx.HTTPStatusError as exc:
                 problem = f"the server answered {exc.response.status_code}"
+                if exc.response.status_code == 416:
+                    partial.restart()
                 if exc.response.status_code < 500 and exc.response.status_code not in (408, 429):
                     wrong += 1
                     if wrong < TRIES:
                         url = await fresh_url()  # most likely it has expired
             except httpx.HTTPError as exc:
                 problem = f"{type(exc).__name__}: {exc}"
-            except OSError as exc:
-                reason = "DISK_FULL" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else "DISK_FAULT"
-                raise DownloadFailed(reason, f"{wanted.name} cannot be stored on the trainer: {exc.strerror}") from exc
             except _Mismatch as exc:
                 problem = str(exc)
                 wrong += 1
+                partial.restart()
             log.warning("A download failed", name=wanted.name, wrong=wrong, problem=problem)
             if silence.seconds() > PATIENCE:
                 raise ServerAway(f"{wanted.name} could not be fetched for {PATIENCE:.0f} s: {problem}")
@@ -137,29 +150,26 @@ class Downloads:
                 await asyncio.sleep(backoff.next())
         raise DownloadDamaged(f"{wanted.name} could not be fetched: {problem}")
 
-    async def _fetch_once(self, wanted: Wanted, url: str, path: Path, silence: _Silence) -> None:
-        temporary = self._folder / "incoming" / f"{wanted.sha256}.{os.urandom(4).hex()}"
-        digest, size = hashlib.sha256(), 0
-        try:
-            async with self._client.stream("GET", url) as response:
-                response.raise_for_status()
-                # Opened here and not in a thread: cancelled meanwhile, nobody would be left to close it.
-                with temporary.open("wb") as out:
-                    async for chunk in response.aiter_bytes(CHUNK):
-                        size += len(chunk)
-                        silence.broken()
-                        if size > wanted.size_bytes:
-                            raise _Mismatch(f"it is larger than the {wanted.size_bytes} bytes that it should have")
-                        await asyncio.to_thread(_store, out.write, digest.update, chunk)
-                    # Before it gets its name: after a power cut, too, what has one must be whole.
-                    out.flush()
-                    await asyncio.to_thread(os.fsync, out.fileno())
-            if size != wanted.size_bytes or digest.hexdigest() != wanted.sha256:
-                raise _Mismatch(f"{size} bytes with SHA-256 {digest.hexdigest()} came, {wanted.sha256} was wanted")
-            path.parent.mkdir(exist_ok=True)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    async def _fetch_once(self, partial: _Partial, wanted: Wanted, url: str, path: Path, silence: _Silence) -> None:
+        # No If-Range: which bytes were wanted the hash says, better than any tag. And nothing packed on the way: then
+        # the server would count other bytes than we do.
+        headers = {"Accept-Encoding": "identity"}
+        if partial.size:
+            headers["Range"] = f"bytes={partial.size}-"
+        async with self._client.stream("GET", url, headers=headers) as response:
+            response.raise_for_status()
+            if not _goes_on(response, partial.size):
+                partial.restart()
+            async for chunk in response.aiter_bytes(CHUNK):
+                silence.broken()
+                if partial.size + len(chunk) > wanted.size_bytes:
+                    raise _Mismatch(f"it is larger than the {wanted.size_bytes} bytes that it should have")
+                await asyncio.to_thread(partial.add, chunk)
+        await asyncio.to_thread(partial.sync)
+        if partial.size != wanted.size_bytes or partial.sha256() != wanted.sha256:
+            raise _Mismatch(f"{partial.size} bytes with SHA-256 {partial.sha256()} came, {wanted.sha256} was wanted")
+        path.parent.mkdir(exist_ok=True)
+        partial.path.replace(path)
 
     def _prune(self, keep_since: float) -> None:
         files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._folder.glob("??/*")]
@@ -170,6 +180,50 @@ class Downloads:
             path.unlink(missing_ok=True)
             excess -= size
             log.info("Pruned the cache", path=path.name, size_bytes=size)
+
+
+class _Partial:
+    """What has come of a file so far. Whatever has no other name at the end is deleted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Opened here and not in a thread: cancelled meanwhile, nobody would be left to close it.
+        self._file = path.open("wb")
+        self.restart()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(OSError):  # of a full disk: what is left in the buffer is not wanted any more
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """Nothing of it was right, or it comes from the beginning."""
+        self._digest, self.size = hashlib.sha256(), 0
+        self._file.seek(0)
+        self._file.truncate()
+
+    def add(self, chunk: bytes) -> None:
+        """The next bytes. Blocks."""
+        _store(self._file.write, self._digest.update, chunk)
+        self.size += len(chunk)
+
+    def sync(self) -> None:
+        """Before it gets its name: after a power cut, too, what has one must be whole. Blocks."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def sha256(self) -> str:
+        """Of what has come."""
+        return self._digest.hexdigest()
+
+
+def _goes_on(response: httpx.Response, size: int) -> bool:
+    """Whether the answer begins where we are; a server may also send the whole file."""
+    begins = response.headers.get("content-range", "").partition("-")[0]
+    return size == 0 or (response.status_code == 206 and begins == f"bytes {size}")
 
 
 class _Silence:

@@ -9,10 +9,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from store.objects.local import LocalObjects
+from store.objects.s3 import S3Objects
+from store.objects.signing import Signer
+from tests.servers.front import front
+from tests.servers.uvicorn import served
 from tests.trainer.supervisor.fake_gateway import FakeObjects
-from trainer.supervisor.downloads import DownloadFailed, Downloads, Wanted
+from trainer.supervisor.downloads import CHUNK, DownloadFailed, Downloads, Wanted
 
-BODY = b"x" * 3_000_000
+BODY = bytes(range(256)) * 12_000
 
 
 @pytest.fixture
@@ -136,6 +141,99 @@ async def test_a_server_that_comes_back_is_tried_again(
     monkeypatch.setattr("trainer.supervisor.downloads.asyncio.sleep", server_comes_back)
 
     assert (await downloads.fetch(wanted(objects), no_url)).read_bytes() == BODY
+
+
+class CutOnce(httpx.AsyncHTTPTransport):
+    """A network that loses the first connection amid the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str | None] = []
+        self.statuses: list[int] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.headers.get("range"))
+        response = await super().handle_async_request(request)
+        self.statuses.append(response.status_code)
+        if len(self.asked) == 1:
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            response.stream = _Cut(response.stream)
+        return response
+
+
+class _Cut(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            yield chunk
+            if size > CHUNK:
+                raise httpx.ReadError("the connection is lost")
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@pytest.fixture(params=["folder", "s3"])
+async def signed_url(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[str]:
+    """A signed URL of BODY, from each object store."""
+    if request.param == "s3":
+        moto = request.getfixturevalue("moto")
+        for name, value in moto.environment_of().items():
+            monkeypatch.setenv(name, value)
+        bucket = S3Objects(moto.bucket, "downloads", Signer("http://unused", b"secret"))
+        await bucket.write("body", body())
+        yield await bucket.sign_get("body")
+        return
+    signer = Signer("http://gateway", b"secret")
+    folder = LocalObjects(tmp_path / "objects", signer)
+    await folder.write("body", body())
+    async with front(objects=(folder, signer)) as door, served(door.app) as (host, port):
+        yield (await folder.sign_get("body")).replace("http://gateway", f"http://{host}:{port}")
+
+
+async def body() -> AsyncIterator[bytes]:
+    yield BODY
+
+
+async def test_a_download_that_broke_off_goes_on_where_it_was(
+    signed_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.supervisor.downloads.Backoff.next", lambda _: 0.0)
+    network = CutOnce()
+    async with httpx.AsyncClient(transport=network) as client:
+        downloads = Downloads(client, tmp_path / "cache", limit_bytes=4_000_000)
+        downloads.startup()
+        it = Wanted("it", hashlib.sha256(BODY).hexdigest(), len(BODY), signed_url)
+
+        path = await downloads.fetch(it, no_url)
+
+    assert path.read_bytes() == BODY
+    assert network.statuses == [200, 206]
+    assert network.asked[0] is None
+    assert network.asked[1] is not None
+    assert int(network.asked[1].removeprefix("bytes=").removesuffix("-")) >= CHUNK
+    assert not [*(tmp_path / "cache" / "incoming").iterdir()]
+
+
+async def test_a_download_that_was_wrong_begins_anew(
+    downloads: Downloads, objects: FakeObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a server that knows no ranges, too, nothing is added to what is there."""
+    it = wanted(objects)
+    objects.objects["/body"] = b"y" * len(BODY)
+
+    async def mended(seconds: float) -> None:
+        objects.objects["/body"] = BODY
+
+    monkeypatch.setattr("trainer.supervisor.downloads.asyncio.sleep", mended)
+
+    assert (await downloads.fetch(it, no_url)).read_bytes() == BODY
 
 
 async def test_a_slow_file_is_no_server_that_is_away(

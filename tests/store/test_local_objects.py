@@ -1,0 +1,73 @@
+"""A folder of objects: what only a file system does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from store.errors import ObjectsAway
+from store.objects import local
+from store.objects.local import LocalObjects
+from store.objects.signing import Signer
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    """An empty store."""
+    return LocalObjects(tmp_path / "root", Signer("http://gateway.test", b"secret"))
+
+
+async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
+    """An upload."""
+    for chunk in chunks:
+        yield chunk
+
+
+def files_below(folder: Path) -> list[str]:
+    """Names of all files, temporary ones too."""
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_what_is_moved_is_as_old_as_its_move(objects: LocalObjects, tmp_path: Path) -> None:
+    await objects.write("incoming/a", pieces(b"one"))
+    os.utime(tmp_path / "root/objects/incoming/a", (0, 0))
+
+    await objects.move("incoming/a", "assets/a")
+
+    assert [stat.modified_at > 0 async for _, stat in objects.list("assets/")] == [True]
+
+
+async def test_object_that_is_replaced_at_the_moment_of_its_deletion_stays(
+    objects: LocalObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await objects.write("a", pieces(b"old"))
+    os.utime(tmp_path / "root/objects/a", (1000, 1000))
+
+    def looked_at_and_replaced(path: Path) -> float:
+        looked_at.append(path)
+        modified_at = path.stat().st_mtime
+        if len(looked_at) == 1:
+            path.write_bytes(b"newer")
+        return modified_at
+
+    looked_at: list[Path] = []
+    monkeypatch.setattr(local, "_modified_at", looked_at_and_replaced)
+
+    assert await objects.delete_if_older("a", 1000.0) is False
+    assert await objects.stat("a") == 5
+    assert files_below(tmp_path) == ["a"]
+
+
+async def test_a_disk_that_fails_is_a_store_that_is_away(objects: LocalObjects, tmp_path: Path) -> None:
+    """As a full one, or one that is no longer mounted: nothing is told of the object."""
+    await objects.write("a", pieces(b"one"))
+    (tmp_path / "root/objects/a").unlink()
+    (tmp_path / "root/objects/a").symlink_to("a")  # ELOOP, whoever asks
+
+    with pytest.raises(ObjectsAway):
+        await objects.hash("a")
+    with pytest.raises(ObjectsAway):
+        await objects.move("a", "b")
