@@ -7,7 +7,7 @@ from typing import Literal
 from typeid import TypeID
 
 
-def new_id(prefix: Literal["tune", "asset", "key"]) -> str:
+def new_id(prefix: Literal["tune", "asset", "key", "hook", "msg"]) -> str:
     """Such as "tune_01h455vb4pex5vsknk084sn02q": a TypeID, which is a UUIDv7, so that ids sort by age to the
     millisecond.
     """

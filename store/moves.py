@@ -1,11 +1,13 @@
-"""Every move of a tune, with all that belongs to one: the row, its tenant's counters, its events, the wake-ups, and
-for the metrics its end. Used by tunes, leases and reports inside their transactions; knows no callers and no trainers.
+"""Every move of a tune, with all that belongs to one: the row, its tenant's counters, its events, its webhooks, the
+wake-ups, and for the metrics its end. Used by tunes, leases and reports inside their transactions; knows no callers and
+no trainers.
 
-Locks are always taken in this order, so that nobody waits in a circle: tune rows, tenant rows, queue rows; the tunes by
-LOCK_ORDER, the tenants by their ids. Who moves several tunes locks all of them first, and then moves them in that same
-order: so it comes to their tenants in order too, as submit() does, which may have several as well. submit() begins at
-the tenants' rows and touches only tunes that nobody else knows yet. A claim begins there too, and skips tune rows that
-are locked instead of waiting. The queues' rows are touched only under their tenant's lock.
+Locks are always taken in this order, so that nobody waits in a circle: tune rows, tenant rows, queue rows, webhook
+endpoints (shared among moves); the tunes by LOCK_ORDER, the tenants by their ids. Who moves several tunes locks all of
+them first, and then moves them in that same order: so it comes to their tenants in order too, as submit() does, which
+may have several as well. submit() begins at the tenants' rows and touches only tunes that nobody else knows yet. A
+claim begins there too, and skips tune rows that are locked instead of waiting. The queues' rows are touched only under
+their tenant's lock.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from sqlalchemy import bindparam, null, select, update
 from store.database import Transaction
 from store.dialect import now
 from store.events import Entry, append, status_changed
+from store.outbox import tell
 from store.states import LEASED, TERMINAL, TuneState, may_move
 from store.tables import Tune, queues, record, tenants, tunes
 
@@ -52,6 +55,7 @@ async def move(
         values["ended_at"] = now()
     moved = await change(transaction, tune, entries, state=to, **values)
     await _count(transaction, tune, to)
+    await tell(transaction, moved)
     if to in TERMINAL:
         transaction.tell_end(to, tune.engine)
     if to is TuneState.QUEUED or (tune.state in LEASED and to not in LEASED):

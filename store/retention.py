@@ -1,6 +1,6 @@
 """What is let go of with age: most step metrics of ended tunes, the bytes of assets that were deleted long ago, the
-rows of keys that have opened nothing for long. Called by gateway/retention, in each gateway at the same time; knows no
-bytes.
+rows of keys that have opened nothing for long, and of webhooks that were delivered long ago. Called by
+gateway/retention, in each gateway at the same time; knows no bytes.
 
 Each transaction is a short one over a bounded number of rows, and passes over what another gateway has locked. All of
 it may be done twice, or half: the next round goes on.
@@ -21,6 +21,7 @@ from store.database import Database, Transaction
 from store.dialect import Document, among, later, now
 from store.moves import lock
 from store.tables import IS_QUEUED, api_keys, assets, events, tunes
+from store.webhook_tables import webhook_deliveries, webhook_endpoints
 
 CHUNKS = 500  # of metrics, a transaction
 ROWS = 200  # a transaction
@@ -134,4 +135,44 @@ _FORGET = delete(api_keys).where(
         .limit(ROWS)
         .with_for_update(skip_locked=True)
     )
+)
+
+
+async def forget_deliveries(db: Database, after_seconds: float) -> int:
+    """Erases some webhooks, with their tries, that were delivered or given up so long ago, or whose endpoint has been
+    disabled for so long. How many.
+    """
+    async with db.write() as transaction:
+        count = 0
+        for which in (_ENDED_DELIVERIES, _STRANDED_DELIVERIES):
+            rows = (await transaction.execute(which, {"ago": -after_seconds})).all()
+            if rows:
+                keys = [{"message": row.message_id, "endpoint": row.endpoint_id} for row in rows]
+                await transaction.execute(_FORGET_DELIVERY, keys)
+            count += len(rows)
+    return count
+
+
+#: By the partial index of that name.
+_ENDED_DELIVERIES = (
+    select(webhook_deliveries.c.message_id, webhook_deliveries.c.endpoint_id)
+    .where(webhook_deliveries.c.ended_at <= later(bindparam("ago", type_=Float())))
+    .order_by(webhook_deliveries.c.ended_at)
+    .limit(ROWS)
+    .with_for_update(skip_locked=True)
+)
+#: By webhook_deliveries_due; disabled endpoints are few.
+_STRANDED_DELIVERIES = (
+    select(webhook_deliveries.c.message_id, webhook_deliveries.c.endpoint_id)
+    .join(webhook_endpoints, webhook_endpoints.c.id == webhook_deliveries.c.endpoint_id)
+    .where(
+        webhook_deliveries.c.due_at.is_not(None),
+        webhook_endpoints.c.disabled_at <= later(bindparam("ago", type_=Float())),
+    )
+    .limit(ROWS)
+    .with_for_update(skip_locked=True, of=webhook_deliveries)
+)
+#: Its tries go with it.
+_FORGET_DELIVERY = delete(webhook_deliveries).where(
+    webhook_deliveries.c.message_id == bindparam("message"), webhook_deliveries.c.endpoint_id == bindparam("endpoint")
 )

@@ -15,7 +15,8 @@ from typing import Literal, Self
 
 #: "queue": an engine has something claimable. "tune": a tune changed or has a new event. "cancel": a leased tune is
 #: to be cancelled. "trainer": another stream has taken over a trainer's row, or the operator wants it empty or at work.
-Topic = Literal["queue", "tune", "cancel", "trainer"]
+#: "webhook": a tune's tenant has something to be told.
+Topic = Literal["queue", "tune", "cancel", "trainer", "webhook"]
 
 #: Ids that a subscription holds at most; the oldest are dropped, as if lost.
 BACKLOG = 10_000

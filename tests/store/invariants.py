@@ -22,6 +22,7 @@ from store.tables import queues as queues_table
 from store.tables import tenants as tenants_table
 from store.tables import trainers as trainers_table
 from store.tables import tunes as tunes_table
+from store.webhook_tables import webhook_deliveries
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Rows:
     """Of all tunes."""
     trainers: dict[str, Trainer]
     """By id."""
+    webhooks: dict[str, list[str]]
+    """Types of the messages about each tune, in their order. Each tenant has an endpoint that is told of all."""
 
 
 async def read(database: Database) -> Rows:
@@ -55,6 +58,9 @@ async def read(database: Database) -> Rows:
         log: dict[str, list[Event]] = {tune.id: [] for tune in tunes}
         for event in await all_of(_EVENTS, Event):
             log[event.tune_id].append(event)
+        webhooks: dict[str, list[str]] = {tune.id: [] for tune in tunes}
+        for message in await connection.execute(_WEBHOOKS):
+            webhooks[message.tune_id].append(message.event_type)
         return Rows(
             now=(await connection.execute(_NOW)).scalar_one(),
             tunes={tune.id: tune for tune in tunes},
@@ -63,6 +69,7 @@ async def read(database: Database) -> Rows:
             queues=await all_of(_QUEUES, Queue),
             loras=await all_of(_LORAS, Asset),
             trainers={each.trainer_id: each for each in await all_of(_TRAINERS, Trainer)},
+            webhooks=webhooks,
         )
 
 
@@ -73,6 +80,9 @@ _TENANTS = select(tenants_table)
 _QUEUES = select(queues_table)
 _LORAS = select(assets_table).where(assets_table.c.role == "lora")
 _TRAINERS = select(trainers_table)
+_WEBHOOKS = select(webhook_deliveries.c.tune_id, webhook_deliveries.c.event_type).order_by(
+    webhook_deliveries.c.created_at, webhook_deliveries.c.message_id
+)
 
 
 def violations(before: Rows, after: Rows) -> list[str]:
@@ -139,11 +149,19 @@ def _of_one(rows: Rows, tune: Tune) -> Iterator[str]:
     claimed = [event.epoch for event in log if event.body.get("reason") == "ASSIGNED"]
     if claimed != list(range(1, tune.lease_epoch + 1)):
         yield f"{tune.id}: it was given away in epochs {claimed}, and stands at {tune.lease_epoch}"
+    moved = [event.body for event in log if event.kind == "status_changed"]
+    wanted = [f"tune.{body['status']}" for body in moved if body["reason"] == "STARTED" or _is_final(body["status"])]
+    if rows.webhooks[tune.id] != wanted:
+        yield f"{tune.id}: its webhooks tell {rows.webhooks[tune.id]}, and its log {wanted}"
     loras = [asset.id for asset in rows.loras if asset.tune_id == tune.id]
     if len(loras) != (tune.state is TuneState.SUCCEEDED) or loras != tune.output_lora_ids:
         yield f"{tune.id}: {tune.state}, with LoRAs {loras}, and {tune.output_lora_ids} shown"
     if (tune.ended_at is not None) != (tune.state in TERMINAL):
         yield f"{tune.id}: {tune.state}, and ended at {tune.ended_at}"
+
+
+def _is_final(status: str) -> bool:
+    return status in {state.public for state in TERMINAL}
 
 
 def _counters(rows: Rows) -> Iterator[str]:

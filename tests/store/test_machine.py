@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from sqlalchemy import text
 
-from store import assets, keys, leases
+from store import assets, keys, leases, webhooks
 from store.database import Database
 from store.leases import HeldAction, LeaseRef
 from store.reports import Outcome
 from store.states import LEASED, TERMINAL
+from store.webhook_tables import EVENT_TYPES
 from tests.store import invariants
 from tests.store.agreement import explained
 from tests.store.calls import LARGE, LEASE, TRAINERS, Call, Caller, Party
@@ -232,6 +233,7 @@ async def _empty(database: Database) -> None:
     await database.move_clock(-database._moved)
     async with database.write() as transaction:
         for statement in (
+            "DELETE FROM webhook_deliveries",
             "DELETE FROM events",
             "DELETE FROM tunes",
             "DELETE FROM queues",
@@ -244,9 +246,13 @@ async def _empty(database: Database) -> None:
 
 
 async def _prepare(database: Database) -> list[Party]:
-    """Two tenants: the second has twice the weight, and may have one tune running and three waiting."""
+    """Two tenants: the second has twice the weight, and may have one tune running and three waiting. Each has
+    an address that is told of everything.
+    """
     first = await make_world(database)
     tenant = await keys.create_tenant(database, "heavy", weight=2.0)
+    for name in ("acme", "heavy"):
+        await webhooks.add(database, name, "https://receiver.example/", EVENT_TYPES)
     async with database.write() as transaction:
         await transaction.execute(text("UPDATE tenants SET running_limit = 1, queue_limit = 3 WHERE name = 'heavy'"))
     other = await assets.publish(database, "tunesmith", "other", ENGINE, {"builtin": "other"})

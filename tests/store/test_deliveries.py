@@ -1,0 +1,293 @@
+"""How the outbox is delivered: claimed by one gateway at a time, tried again, given up, told to the operator."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from store import deliveries, retention, tunes, webhooks
+from store.deliveries import FAILING, LONGEST_PAUSE, SCHEDULE, Answer, Due, Fate, pause_after
+from store.errors import NotFound
+from tests.store.world import World
+
+DAY = 86400.0
+LEASE = 30.0  # seconds
+GOOD = Answer(0.1, status=204)
+BAD = Answer(0.2, status=500)
+DEAD = Answer(15.0, error="TIMEOUT")
+WELL_PAST = 1.3  # times a pause: its jitter is over then
+
+
+async def add(world: World) -> str:
+    endpoint, _ = await webhooks.add(world.database, "acme", "https://receiver.example/hook")
+    return endpoint.id
+
+
+async def told(world: World, times: int = 1) -> None:
+    """Tunes that end, so that there is something to tell."""
+    for _ in range(times):
+        await tunes.cancel(world.database, world.tenant.id, (await world.queued()).id)
+
+
+async def claim(world: World, endpoint: str, limit: int = 8) -> list[Due]:
+    return await deliveries.claim(world.database, endpoint, limit, LEASE)
+
+
+async def disabled_reason(world: World) -> str | None:
+    [standing] = await webhooks.list_endpoints(world.database)
+    return standing.endpoint.disabled_reason
+
+
+async def test_delivered_message_is_due_no_more_and_stands_in_the_log(world: World) -> None:
+    endpoint = await add(world)
+    await told(world)
+
+    [due] = await claim(world, endpoint)
+    verdict = await deliveries.conclude(world.database, due, GOOD)
+    await world.database.move_clock(30 * DAY)
+
+    assert verdict.fate is Fate.DELIVERED
+    assert await deliveries.due_endpoints(world.database) == []
+    assert await claim(world, endpoint) == []
+    [entry] = await deliveries.log(world.database)
+    assert (entry.delivery.state, entry.delivery.due_at) == ("delivered", None)
+    assert [(each.status, each.error, each.seconds) for each in entry.attempts] == [(204, None, 0.1)]
+
+
+async def test_each_message_is_claimed_by_one_gateway(world: World, database_url: str) -> None:
+    endpoint = await add(world)
+    await told(world, 10)
+    other = await world.other_gateway(database_url)
+
+    claimed = await asyncio.gather(*(claim(each, endpoint, 3) for each in (world, other) * 3))
+
+    await other.database.close()
+    ids = [due.message_id for some in claimed for due in some]
+    assert len(ids) == len(set(ids))
+    assert len(ids) + len(await claim(world, endpoint, 10)) == 10
+
+
+async def test_message_of_a_gateway_that_died_over_it_comes_again_under_its_id(world: World) -> None:
+    endpoint = await add(world)
+    await told(world)
+    [first] = await claim(world, endpoint)
+
+    before = await claim(world, endpoint)
+    await world.database.move_clock(LEASE + 1)
+    [second] = await claim(world, endpoint)
+
+    assert before == []
+    assert (second.message_id, second.body) == (first.message_id, first.body)
+    assert second.epoch == first.epoch + 1
+
+
+async def test_try_that_ends_after_its_lease_is_not_recorded_once_another_has_begun(world: World) -> None:
+    endpoint = await add(world)
+    await told(world)
+    [late] = await claim(world, endpoint)
+    await world.database.move_clock(LEASE + 1)
+    [newer] = await claim(world, endpoint)
+
+    stale = await deliveries.conclude(world.database, late, DEAD)
+    recorded = await deliveries.conclude(world.database, newer, GOOD)
+    again = await deliveries.conclude(world.database, newer, GOOD)
+
+    assert (stale.fate, recorded.fate, again.fate) == (Fate.STALE, Fate.DELIVERED, Fate.STALE)
+    [entry] = await deliveries.log(world.database)
+    assert [each.status for each in entry.attempts] == [204]
+
+
+async def test_failed_message_is_tried_as_the_schedule_says_and_then_given_up(world: World) -> None:
+    endpoint = await add(world)
+    await told(world)
+    fates = []
+
+    for pause in (*SCHEDULE, None):
+        [due] = await claim(world, endpoint)
+        fates.append((await deliveries.conclude(world.database, due, BAD)).fate)
+        if pause is not None:
+            await world.database.move_clock(pause - 1)
+            assert await claim(world, endpoint) == [], f"not before {pause} s are over"
+            await world.database.move_clock(pause * (WELL_PAST - 1) + 2)
+
+    assert fates == [Fate.RETRIED] * len(SCHEDULE) + [Fate.GIVEN_UP]
+    assert 1.5 * DAY <= sum(SCHEDULE) <= 1.7 * DAY
+    await world.database.move_clock(30 * DAY)
+    assert await claim(world, endpoint) == []
+    [entry] = await deliveries.log(world.database)
+    assert (entry.delivery.state, len(entry.attempts)) == ("given_up", len(SCHEDULE) + 1)
+
+
+def test_pauses_have_jitter_and_a_receiver_can_ask_for_more_time_within_bounds() -> None:
+    first, second = SCHEDULE[:2]
+
+    drawn = {pause_after(1) for _ in range(20)}
+    asked = pause_after(1, 3600.0)
+    asked_less = pause_after(2, 1.0)
+    asked_too_much = pause_after(1, 10 * LONGEST_PAUSE)
+
+    assert len(drawn) > 1
+    assert all(pause is not None and first <= pause <= first * 1.2 for pause in drawn)
+    assert asked == 3600.0
+    assert asked_less is not None
+    assert second <= asked_less <= second * 1.2
+    assert asked_too_much == LONGEST_PAUSE
+    assert pause_after(len(SCHEDULE) + 1, 60.0) is None
+
+
+async def test_receiver_that_is_gone_is_told_nothing_more_until_it_is_enabled(world: World) -> None:
+    endpoint = await add(world)
+    await told(world, 2)
+    due, other = await claim(world, endpoint)
+
+    verdict = await deliveries.conclude(world.database, due, Answer(0.1, status=410))
+    await deliveries.conclude(world.database, other, BAD)
+    await world.database.move_clock(DAY)
+    while_disabled = (await deliveries.due_endpoints(world.database), await claim(world, endpoint))
+    reason = await disabled_reason(world)
+    await webhooks.enable(world.database, endpoint)
+
+    assert (verdict.fate, verdict.disabled) == (Fate.RETRIED, "the receiver answered 410 Gone")
+    assert while_disabled == ([], [])
+    assert reason == "the receiver answered 410 Gone"
+    assert {each.message_id for each in await claim(world, endpoint)} == {due.message_id, other.message_id}
+
+
+async def fail_for_good(world: World, endpoint: str, answer: Answer) -> deliveries.Verdict:
+    """Of one message, all tries."""
+    await told(world)
+    for pause in (*SCHEDULE, 0.0):
+        [due] = await claim(world, endpoint)
+        verdict = await deliveries.conclude(world.database, due, answer)
+        await world.database.move_clock(pause * WELL_PAST)
+    return verdict
+
+
+async def test_endpoint_that_fails_for_days_is_disabled_and_says_why(world: World) -> None:
+    endpoint = await add(world)
+
+    first = await fail_for_good(world, endpoint, DEAD)
+    after_first = await disabled_reason(world)
+    second = await fail_for_good(world, endpoint, DEAD)
+
+    assert (first.fate, first.disabled, after_first) == (Fate.GIVEN_UP, None, None)
+    assert sum(SCHEDULE) < FAILING < 2 * sum(SCHEDULE)
+    assert second.disabled == "no try went well for 3 days; the last one ended with TIMEOUT"
+    assert await disabled_reason(world) == second.disabled
+
+
+async def test_endpoint_is_not_disabled_by_its_first_failure_after_a_quiet_month(world: World) -> None:
+    endpoint = await add(world)
+    await fail_for_good(world, endpoint, DEAD)
+    await world.database.move_clock(30 * DAY)
+    await told(world)
+
+    [due] = await claim(world, endpoint)
+    await deliveries.conclude(world.database, due, DEAD)
+
+    assert await disabled_reason(world) is None
+
+
+async def test_one_good_answer_forgives_all_failures_before_it(world: World) -> None:
+    endpoint = await add(world)
+    await fail_for_good(world, endpoint, DEAD)
+    await told(world)
+    [due] = await claim(world, endpoint)
+    await deliveries.conclude(world.database, due, GOOD)
+
+    verdict = await fail_for_good(world, endpoint, DEAD)
+
+    assert (verdict.fate, verdict.disabled) == (Fate.GIVEN_UP, None)
+
+
+async def test_message_is_sent_again_by_hand_under_its_id_with_all_its_tries(world: World) -> None:
+    endpoint = await add(world)
+    await told(world)
+    [due] = await claim(world, endpoint)
+    await deliveries.conclude(world.database, due, GOOD)
+
+    async with world.database.wakeups.subscribe("webhook") as woken:
+        count = await deliveries.resend(world.database, due.message_id)
+        heard = await woken.wait(10.0)
+    [again] = await claim(world, endpoint)
+    verdict = await deliveries.conclude(world.database, again, BAD)
+
+    assert (count, heard) == (1, [due.message_id])
+    assert (again.message_id, again.body, again.epoch) == (due.message_id, due.body, 2)
+    assert verdict.fate is Fate.RETRIED
+    [entry] = await deliveries.log(world.database, endpoint_id=endpoint)
+    assert [each.status for each in entry.attempts] == [204, 500]
+
+
+async def test_resending_what_is_not_there_is_refused(world: World) -> None:
+    endpoint = await add(world)
+    await told(world)
+    [due] = await claim(world, endpoint)
+
+    with pytest.raises(NotFound, match="there is no message 'msg_1'"):
+        await deliveries.resend(world.database, "msg_1")
+    with pytest.raises(NotFound, match=f"there is no message '{due.message_id}' for 'hook_1'"):
+        await deliveries.resend(world.database, due.message_id, "hook_1")
+
+
+async def test_endpoint_whose_turn_came_first_goes_first_and_none_hides_another(world: World) -> None:
+    slow, quick = await add(world), await add(world)
+    await told(world, 3)
+    for due in await claim(world, quick, 1):
+        await deliveries.conclude(world.database, due, GOOD)
+    await world.database.move_clock(1)
+
+    order = await deliveries.due_endpoints(world.database)
+
+    assert order == [slow, quick]
+
+
+async def test_outbox_is_counted_without_disabled_endpoints(world: World) -> None:
+    first, second = await add(world), await add(world)
+    await told(world, 2)
+    await world.database.move_clock(50)
+    await webhooks.disable(world.database, second, "too loud")
+
+    stats = await deliveries.outbox_stats(world.database)
+    for due in await claim(world, first):
+        await deliveries.conclude(world.database, due, GOOD)
+    empty = await deliveries.outbox_stats(world.database)
+
+    assert stats.pending == 2
+    assert 50 <= stats.oldest_seconds < 110
+    assert (empty.pending, empty.oldest_seconds) == (0, 0.0)
+
+
+async def test_log_shows_the_newest_first_and_no_more_than_asked(world: World) -> None:
+    endpoint = await add(world)
+    await told(world, 3)
+
+    newest = await deliveries.log(world.database, limit=2)
+    one = await deliveries.log(world.database, message_id=newest[1].delivery.message_id)
+
+    assert newest[0].delivery.message_id > newest[1].delivery.message_id
+    assert [entry.delivery.message_id for entry in one] == [newest[1].delivery.message_id]
+    assert await deliveries.log(world.database, endpoint_id="hook_1") == []
+    assert one[0].delivery.endpoint_id == endpoint
+    assert newest[0].delivery.created_at - newest[1].delivery.created_at < timedelta(minutes=5)
+
+
+async def test_old_messages_leave_the_log_and_those_that_wait_stay(world: World) -> None:
+    endpoint = await add(world)
+    await told(world)
+    [due] = await claim(world, endpoint)
+    await deliveries.conclude(world.database, due, GOOD)
+    await told(world)
+    await world.database.move_clock(31 * DAY)
+
+    erased = [await retention.forget_deliveries(world.database, 30 * DAY) for _ in range(2)]
+    [left] = await deliveries.log(world.database)
+    await webhooks.disable(world.database, endpoint, "gone")
+    young = await retention.forget_deliveries(world.database, 30 * DAY)
+    await world.database.move_clock(31 * DAY)
+
+    assert erased == [1, 0]
+    assert (left.delivery.state, young) == ("pending", 0)
+    assert await retention.forget_deliveries(world.database, 30 * DAY) == 1, "nobody enabled its endpoint for a month"
