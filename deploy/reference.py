@@ -19,6 +19,7 @@ from gateway.config import Settings as GatewaySettings
 from gateway.metrics import Metrics as GatewayMetrics
 from gateway.metrics import Snapshot
 from gateway.stream_metrics import StreamMetrics
+from gateway.webhook_metrics import WebhookMetrics
 from store.tunes import QueueStats
 from trainer.supervisor.config import Settings as TrainerSettings
 from trainer.supervisor.metrics import Metrics as TrainerMetrics
@@ -48,6 +49,7 @@ def tables() -> dict[str, str]:
     """Each table as Markdown, by its name."""
     metrics = GatewayMetrics("0")
     StreamMetrics(metrics.registry)
+    WebhookMetrics(metrics.registry)
     asyncio.run(_count_once(metrics))
     return {
         "gateway settings": settings_table(GatewaySettings),

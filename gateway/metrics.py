@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
@@ -22,8 +22,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.config import Address, ConfigError
-from store import trainers, tunes
+from store import deliveries, trainers, tunes
 from store.database import Database
+from store.deliveries import OutboxStats
 from store.states import TERMINAL
 from store.tunes import QueueStats
 
@@ -44,6 +45,8 @@ class Snapshot:
     slots: int
     #: Of these, without a tune.
     free_slots: int
+    #: Webhooks that are still to be delivered.
+    outbox: OutboxStats = field(default_factory=OutboxStats)
 
 
 async def read_snapshot(database: Database) -> Snapshot:
@@ -53,6 +56,7 @@ async def read_snapshot(database: Database) -> Snapshot:
         await tunes.queue_stats(database),
         sum(trainer.slots for trainer in connected),
         sum(trainer.free_slots for trainer in connected),
+        await deliveries.outbox_stats(database),
     )
 
 
@@ -181,6 +185,10 @@ class Metrics:
             for value, number in sorted(values.items()):
                 family.add_metric([value], number)
             yield family
+        text = "Webhooks that wait for their first or next try; without those of disabled endpoints."
+        yield GaugeMetricFamily("tunesmith_webhooks_pending", text, value=snapshot.outbox.pending)
+        text = "How long the oldest of them has waited."
+        yield GaugeMetricFamily("tunesmith_webhooks_oldest_age_seconds", text, value=snapshot.outbox.oldest_seconds)
         text = "When the database was last counted, seconds since the epoch."
         yield GaugeMetricFamily("tunesmith_queue_read_timestamp_seconds", text, value=self._read_at)
 

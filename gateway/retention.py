@@ -28,6 +28,8 @@ class Terms:
     """An asset's bytes, after its deletion."""
     ended_key_days: float | None = None
     """An API key's row, after it expired or was revoked."""
+    webhook_days: float | None = None
+    """A webhook with its tries, after it was delivered or given up, or its endpoint disabled."""
 
 
 class Retention:
@@ -40,6 +42,7 @@ class Retention:
             ("tunes had their step metrics thinned", terms.metrics_days, retention.thin_metrics),
             ("deleted assets gave up their bytes", terms.deleted_asset_days, retention.release_assets),
             ("API keys that ended long ago were erased", terms.ended_key_days, retention.forget_keys),
+            ("old webhooks were erased", terms.webhook_days, retention.forget_deliveries),
         )
 
     async def run(self) -> None:

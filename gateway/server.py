@@ -48,6 +48,8 @@ from gateway.trainers import TrainerServicer
 from gateway.tunes import TuneService
 from gateway.uploads import Uploads
 from gateway.watch import Watch
+from gateway.webhook_metrics import WebhookMetrics
+from gateway.webhooks import Webhooks
 from store import keys
 from store.database import Database
 from store.errors import ObjectsAway
@@ -128,6 +130,8 @@ class Server:
             max_picture_bytes=settings.max_picture_bytes,
             max_weights_bytes=settings.max_weights_bytes,
         )
+        self._outbound = Outbound(allow=settings.outbound_allow)
+        self._opened.push_async_callback(self._outbound.aclose)
         self._fetches = self._build_fetches()
         self._sweeper = Sweeper(
             self._database,
@@ -136,8 +140,12 @@ class Server:
             upload_seconds=settings.upload_seconds,
             period_seconds=settings.sweep_seconds,
         )
-        terms = Terms(settings.metrics_days, settings.deleted_asset_days, settings.ended_key_days)
+        terms = Terms(
+            settings.metrics_days, settings.deleted_asset_days, settings.ended_key_days, settings.webhook_days
+        )
         self._retention = Retention(self._database, terms, period_seconds=settings.sweep_seconds)
+
+        self._webhooks = Webhooks(self._database, self._outbound, WebhookMetrics(self._metrics.registry))
 
         chain = interceptors.chain(
             authenticate=partial(keys.authenticate, self._database),
@@ -162,6 +170,7 @@ class Server:
                 tasks.create_task(self._dispatcher.run(), name="dispatch"),
                 tasks.create_task(self._sweeper.run(), name="sweep"),
                 tasks.create_task(self._retention.run(), name="retention"),
+                tasks.create_task(self._webhooks.run(), name="webhooks"),
                 tasks.create_task(self._metrics.follow(partial(read_snapshot, self._database)), name="metrics"),
             ]
             if self._fetches is not None:
@@ -206,7 +215,9 @@ class Server:
         # Waits for the calls that are open, at most the grace time; then they are cancelled. HTTP takes no more
         # connections meanwhile, and does the same with its requests: serve waits for that.
         self._http.should_exit = True
-        await self._grpc.stop(grace)
+
+        # The same for webhooks that are being sent, so that what was sent is also recorded, and not sent again.
+        await asyncio.gather(self._grpc.stop(grace), self._webhooks.close(grace))
 
     def _bind(self, address: Address) -> socket.socket:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -253,14 +264,12 @@ class Server:
         settings = self._settings
         if not settings.fetch:
             return None
-        outbound = Outbound(allow=settings.outbound_allow)
-        self._opened.push_async_callback(outbound.aclose)
         return Fetches(
             self._database,
             self._objects,
             self._uploads,
-            outbound,
-            Hub(outbound, settings.hub_url) if settings.hub_url else None,
+            self._outbound,
+            Hub(self._outbound, settings.hub_url) if settings.hub_url else None,
             max_picture_bytes=settings.max_picture_bytes,
             max_weights_bytes=settings.max_weights_bytes,
         )

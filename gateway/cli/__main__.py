@@ -13,12 +13,14 @@ from gateway.cli.keys import key, trainer_token
 from gateway.cli.tenants import tenant
 from gateway.cli.trainers import trainer
 from gateway.cli.up import Up, UpError
+from gateway.cli.webhooks import webhook
 
 app = cyclopts.App(name="tunesmith", help="Self-hosted LoRA tuning of image-diffusion models.")
 app.command(key)
 app.command(trainer_token)
 app.command(tenant)
 app.command(trainer)
+app.command(webhook)
 
 
 @app.command

@@ -1,5 +1,5 @@
 """Does one piece of work in the database of TUNESMITH_DATABASE_URL. Called by the commands that look after keys,
-tenants and trainers; knows none of them."""
+tenants, trainers and webhooks; knows none of them."""
 
 from __future__ import annotations
 

@@ -44,6 +44,12 @@ def test_objects_lie_nowhere_else(url: str, monkeypatch: pytest.MonkeyPatch) -> 
         config.read()
 
 
+def test_networks_are_read_from_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_OUTBOUND_ALLOW", "10.1.0.0/16, fd00::/8,192.0.2.7")
+
+    assert [str(network) for network in config.read().outbound_allow] == ["10.1.0.0/16", "fd00::/8", "192.0.2.7/32"]
+
+
 def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_PUBLIC_URL", "")
     monkeypatch.setenv("TUNESMITH_HTTP", "")
@@ -63,6 +69,8 @@ def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TRUSTED_PROXIES", "10.0.0.1,proxy", "'proxy': wanted addresses or networks"),
         ("MAX_PICTURE_BYTES", "12", "greater than or equal to 1024"),
         ("HEARTBEAT_SECONDS", "40", "a third of TUNESMITH_LEASE_SECONDS=45"),
+        ("OUTBOUND_ALLOW", "10.0.0.0/8,intranet", "wanted networks such as 10.1.0.0/16,fd00::/8"),
+        ("OUTBOUND_ALLOW", "10.0.0.1/8", "has host bits set"),
     ],
 )
 def test_error_names_the_key_the_value_and_what_was_wanted(

@@ -1,0 +1,165 @@
+"""`tunesmith webhook`, as an operator uses it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.cli.__main__ import app
+from store import deliveries, tenants, tunes
+from store.database import Database
+from store.deliveries import Answer
+from tests.store.world import make_world
+
+URL = "https://receiver.example/hook"
+
+
+@pytest.fixture(autouse=True)
+def tenant(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """acme."""
+    monkeypatch.setenv("TUNESMITH_DATABASE_URL", sqlite_url)
+    in_gateway(sqlite_url, make_world)
+
+
+def in_gateway(url: str, work: Callable[[Database], Awaitable[object]]) -> None:
+    async def run() -> None:
+        database = await Database.open(url)
+        await work(database)
+        await database.close()
+
+    asyncio.run(run())
+
+
+def tunesmith(*arguments: str) -> int:
+    code: int = app(arguments, result_action="return_int_as_exit_code_else_zero")
+    return code
+
+
+def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
+    """The cells of each line but the first that a command prints."""
+    assert tunesmith("webhook", *arguments) == 0
+    return [
+        [cell.strip() for cell in line.split("  ") if cell.strip()] for line in capsys.readouterr().out.splitlines()[1:]
+    ]
+
+
+def added(capsys: pytest.CaptureFixture[str], *more: str) -> tuple[str, str]:
+    """A new endpoint's id and secret."""
+    assert tunesmith("webhook", "add", "acme", URL, *more) == 0
+    said = capsys.readouterr()
+    return said.err.split()[0], said.out.strip()
+
+
+async def tell(database: Database, answer: Answer) -> None:
+    """A tune ends, and one try of its webhook goes so."""
+    [tenant_id] = [each.id for each in await tenants.list_tenants(database) if each.name == "acme"]
+    new = tunes.NewTune(
+        tenant_id=tenant_id,
+        name="cat",
+        checkpoint_ref="tunesmith:tiny-shapes",
+        details={"steps": 10},
+        files=[],
+        steps=10,
+        trigger_words=[],
+        request_hash="h",
+    )
+    tune = (await tunes.submit(database, new)).tune
+    await tunes.cancel(database, tenant_id, tune.id)
+    for endpoint in await deliveries.due_endpoints(database):
+        for due in await deliveries.claim(database, endpoint, 8, 30):
+            await deliveries.conclude(database, due, answer)
+
+
+def test_added_endpoint_prints_its_secret_alone_and_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint, secret = added(capsys, "--type", "tune.failed", "--type", "tune.running", "--description", "pager")
+
+    [listed] = rows(capsys, "list")
+
+    assert secret.startswith("whsec_")
+    assert listed == [endpoint, "acme", "enabled", "-", "tune.running,tune.failed", URL, "pager"]
+    assert rows(capsys, "list", "nobody") == []
+
+
+def test_log_tells_each_message_and_each_of_its_tries(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint, _ = added(capsys)
+    in_gateway(sqlite_url, lambda database: tell(database, Answer(1.25, status=500)))
+
+    [line] = rows(capsys, "log", "--endpoint", endpoint)
+    message = line[1]
+    one, tries = rows(capsys, "log", message)[0], rows(capsys, "log", message)[-1]
+    [waiting] = rows(capsys, "list")
+
+    assert message.startswith("msg_")
+    assert line == one
+    assert line[2:4] == [endpoint, "tune.cancelled"]
+    assert line[5:] == ["pending", "1", "HTTP 500"]
+    assert tries[1:] == [endpoint, "HTTP 500", "1.25"]
+    assert waiting[2].startswith("failing since ")
+    assert waiting[3].startswith("1, ")
+
+
+def test_delivered_message_can_be_sent_again(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    added(capsys)
+    in_gateway(sqlite_url, lambda database: tell(database, Answer(0.1, status=200)))
+    message = rows(capsys, "log")[0][1]
+
+    assert tunesmith("webhook", "resend", message) == 0
+
+    assert capsys.readouterr().err == f"{message} is sent again to 1 endpoint\n"
+    assert rows(capsys, "log")[0][5:] == ["pending", "1", "HTTP 200"]
+
+
+def test_disabled_endpoint_says_why_until_it_is_enabled(capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint, _ = added(capsys)
+
+    assert tunesmith("webhook", "disable", endpoint, "--reason", "moved away") == 0
+    disabled = rows(capsys, "list")[0][2]
+    assert tunesmith("webhook", "enable", endpoint) == 0
+
+    assert disabled == "disabled: moved away"
+    assert rows(capsys, "list")[0][2] == "enabled"
+
+
+def test_rotation_prints_another_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint, first = added(capsys)
+
+    assert tunesmith("webhook", "rotate", endpoint, "--hours", "2") == 0
+
+    said = capsys.readouterr()
+    assert said.out.strip().startswith("whsec_")
+    assert said.out.strip() != first
+    assert "for 2 hours with the old one too" in said.err
+
+
+def test_removed_endpoint_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint, _ = added(capsys)
+
+    assert tunesmith("webhook", "remove", endpoint) == 0
+
+    assert rows(capsys, "list") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add", "nobody", URL), "there is no tenant 'nobody'"),
+        (
+            ("add", "acme", "mailto:a@b.example"),
+            "the URL is 'mailto:a@b.example'; http://HOST/... or https://HOST/... was wanted, without user, password or"
+            " fragment",
+        ),
+        (("remove", "hook_9"), "there is no webhook endpoint 'hook_9'"),
+        (("rotate", "hook_9"), "there is no webhook endpoint 'hook_9'"),
+        (("enable", "hook_9"), "there is no webhook endpoint 'hook_9'"),
+        (("disable", "hook_9", "--reason", ""), "the reason is ''; 1 to 200 printable characters were wanted"),
+        (("resend", "msg_9"), "there is no message 'msg_9'"),
+    ],
+)
+def test_mistake_is_one_line_and_an_exit_code(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tunesmith("webhook", *arguments) == 1
+
+    assert capsys.readouterr().err == f"tunesmith: {said}\n"
