@@ -32,7 +32,7 @@ from gateway.config import Address, ConfigError, Settings
 from gateway.desk import StreamSettings
 from gateway.dispatch import Dispatcher
 from gateway.fetches import Fetches
-from gateway.http import app
+from gateway.http import app, docs, openapi
 from gateway.http.connection import Connection
 from gateway.http.loopback import Loopback
 from gateway.hub import Hub
@@ -305,10 +305,13 @@ class Server:
 
     def _build_http(self) -> uvicorn.Server:
         """The HTTP server over the shim."""
+        served = isinstance(self._objects, LocalObjects)
+        described = openapi.document(CALLER_SERVICES, version("tunesmith"), serves_objects=served)
         shim = app.build(
             self._loopback,
             CALLER_SERVICES,
             objects=(self._objects, self._signer),
+            extra_routes=[openapi.route(described), *docs.routes()],
             health=self._say_health,
             record=self._metrics.http,
         )

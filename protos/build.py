@@ -18,6 +18,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PROTOS = Path(__file__).resolve().parent
 VALIDATE = "buf/validate/validate.proto"
 PLUGINS = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+# What callers see, with the comments that generated modules lack: gateway/http/comments.py reads it.
+COMMENTED = "tunesmith/v1"
+DESCRIPTORS = f"{COMMENTED}/descriptors.binpb"
 
 
 class ProtoBuildHook(BuildHookInterface[Any]):
@@ -31,7 +34,7 @@ class ProtoBuildHook(BuildHookInterface[Any]):
 
 
 def generate() -> None:
-    """Generates message and service modules with their stubs for every .proto below this folder.
+    """Generates message and service modules with their stubs for every .proto below this folder, and DESCRIPTORS.
 
     Raises:
         subprocess.CalledProcessError: protoc found a fault in a .proto and has printed it.
@@ -43,6 +46,8 @@ def generate() -> None:
         _protoc(validate, "--python_out=.", "--mypy_out=.", VALIDATE)
         _protoc(validate, "--python_out=.", "--mypy_out=.", *ours)
         _protoc(validate, "--grpc_python_out=.", "--mypy_grpc_out=.", *services)
+        commented = [name for name in ours if name.startswith(f"{COMMENTED}/")]
+        _protoc(validate, "--include_source_info", f"--descriptor_set_out={DESCRIPTORS}", *commented)
 
 
 def image(path: Path) -> None:

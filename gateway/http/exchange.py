@@ -29,7 +29,7 @@ class Answer:
     async def send(self, scope: Scope, send: Send) -> None:
         """Sends it; to HEAD without the body."""
         headers = [("content-length", str(len(self.body))), ("content-type", self.media_type), *self.headers]
-        await start(send, self.status, headers if self.status != 204 else self.headers)
+        await start(send, self.status, headers if self.status not in (204, 304) else self.headers)
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
 
 

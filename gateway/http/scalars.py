@@ -35,15 +35,15 @@ def converter(field: FieldDescriptor) -> Converter:
     """Returns what checks and converts one JSON value for a scalar field."""
     if field.enum_type is not None:
         return _enum(field)
-    if field.type in _INTEGERS:
-        return _integer(*_INTEGERS[field.type])
+    if field.type in INTEGERS:
+        return _integer(*INTEGERS[field.type])
     return _SCALARS[field.type]
 
 
 def parser(field: FieldDescriptor) -> Converter:
     """Returns what reads the text of a query or path parameter, a header or a map's key for a scalar field."""
     convert = converter(field)
-    if field.type in _INTEGERS:
+    if field.type in INTEGERS:
         return lambda text: convert(_integer_of(text))
     if field.type == FieldDescriptor.TYPE_BOOL:
         return _bool_of
@@ -217,7 +217,7 @@ _SCALARS: dict[int, Converter] = {
 
 _INT32, _UINT32 = (-(2**31), 2**31 - 1), (0, 2**32 - 1)
 _INT64, _UINT64 = (-(2**63), 2**63 - 1), (0, 2**64 - 1)
-_INTEGERS: dict[int, tuple[int, int]] = {
+INTEGERS: dict[int, tuple[int, int]] = {
     FieldDescriptor.TYPE_INT32: _INT32,
     FieldDescriptor.TYPE_SINT32: _INT32,
     FieldDescriptor.TYPE_SFIXED32: _INT32,

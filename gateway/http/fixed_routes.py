@@ -1,0 +1,86 @@
+"""The operations that are no rpc, as OpenAPI describes them: health, the document itself, signed URLs of objects.
+
+Called by openapi. What serves them is in app, openapi and objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.http.operations import Operation, refusal
+
+TAG: Final = {"name": "Server", "description": "What the server says of itself, and the bytes of objects."}
+
+_NAMED: Final[Operation] = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
+_BYTES: Final[Operation] = {"application/octet-stream": {}}
+
+
+def paths(*, signs_objects: bool) -> dict[str, dict[str, Operation]]:
+    """Returns path -> verb -> operation."""
+    found = {"/health": {"get": _health()}, "/openapi.json": {"get": _openapi()}}
+    if signs_objects:
+        found["/v1/objects/{key}"] = {"get": _get_object(), "put": _put_object()}
+    return found
+
+
+def _operation(name: str, summary: str, responses: dict[str, Operation], **more: Any) -> Operation:  # noqa: ANN401
+    """One that wants no key."""
+    described = {"operationId": name, "summary": summary, "tags": [TAG["name"]], "security": []}
+    parameters = [*more.pop("parameters", ()), {"$ref": "#/components/parameters/RequestId"}]
+    return {**described, "parameters": parameters, **more, "responses": responses}
+
+
+def _health() -> Operation:
+    said = {
+        "status": "`ok` where requests may be sent here.",
+        "version": "The server's.",
+        "gateway_id": "Which of several gateways it is.",
+    }
+    properties = {name: {"type": "string", "description": text} for name, text in said.items()}
+    schema = {"type": "object", "properties": properties, "required": list(said)}
+    content = {"application/json": {"schema": schema}}
+    well = {"description": "It takes requests.", "headers": _NAMED, "content": content}
+    return _operation(
+        "Health",
+        "Tells a load balancer whether to send requests here.",
+        {"200": well, "503": {"description": "It ends: send no more requests.", "headers": _NAMED, "content": content}},
+    )
+
+
+def _openapi() -> Operation:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    etag: Operation = {**_NAMED, "ETag": {"schema": {"type": "string"}}}
+    found = {"description": "This document.", "headers": etag, "content": content}
+    same = {"description": "It is the one that `If-None-Match` names.", "headers": etag}
+    return _operation("OpenApi", "Returns this document.", {"200": found, "304": same})
+
+
+def _object(name: str, summary: str, responses: dict[str, Operation], **more: Any) -> Operation:  # noqa: ANN401
+    key = {"name": "key", "in": "path", "description": "The object's key, slashes and all."}
+    signed = [{"name": one, "in": "query"} for one in ("expires", "signature")]
+    text = "The whole URL comes with an answer and is used as it is: path, verb and expiry are signed."
+    parameters = [{**one, "required": True, "schema": {"type": "string"}} for one in (key, *signed)]
+    forbidden = {"403": refusal(403, "The URL was not signed by us, or has expired: ask for a new one.")}
+    return _operation(name, summary, {**responses, **forbidden}, description=text, parameters=parameters, **more)
+
+
+def _get_object() -> Operation:
+    span: Operation = {"Content-Range": {"schema": {"type": "string"}}}
+    responses = {
+        "200": {"description": "The bytes.", "headers": _NAMED, "content": _BYTES},
+        "206": {"description": "The bytes that `Range` names.", "headers": {**_NAMED, **span}, "content": _BYTES},
+        "404": refusal(404, "Nothing was uploaded here."),
+        "416": refusal(416, "The object is shorter than that."),
+    }
+    return _object("GetObject", "Downloads an object by its signed URL.", responses)
+
+
+def _put_object() -> Operation:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    responses = {
+        "200": {"description": "The bytes are there.", "headers": _NAMED, "content": content},
+        "413": refusal(413, "The upload is too large."),
+        "503": refusal(503, "The disk is full or away."),
+    }
+    body = {"required": True, "content": _BYTES}
+    return _object("PutObject", "Uploads an object by its signed URL.", responses, requestBody=body)
