@@ -3,6 +3,7 @@ editable, and by scripts/protos; knows nothing of what the messages mean."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ PLUGINS = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
 # What callers see, with the comments that generated modules lack: gateway/http/comments.py reads it.
 COMMENTED = "tunesmith/v1"
 DESCRIPTORS = f"{COMMENTED}/descriptors.binpb"
+# The protos of the last release, which scripts/check holds the present ones against.
+RELEASED = PROTOS / "released.binpb.gz"
 
 
 class ProtoBuildHook(BuildHookInterface[Any]):
@@ -59,6 +62,18 @@ def image(path: Path) -> None:
         _protoc(validate, *flags, *ours)
 
 
+def release() -> None:
+    """Makes the present protos the released ones. Called by scripts/protos --release, once a release."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    with tempfile.TemporaryDirectory() as folder:
+        image(Path(folder) / "image.binpb")
+        descriptors = FileDescriptorSet.FromString((Path(folder) / "image.binpb").read_bytes())
+    for file in descriptors.file:
+        file.ClearField("source_code_info")  # comments are no promise
+    RELEASED.write_bytes(gzip.compress(descriptors.SerializeToString(deterministic=True), mtime=0))
+
+
 def validate_descriptors(folder: Path) -> Path:
     """Writes the descriptor set of buf/validate/validate.proto, which the protovalidate wheel has in its own module.
 
@@ -87,7 +102,9 @@ def _protoc(descriptors: Path, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
+    if sys.argv[1:] == ["--release"]:
+        release()
+    elif len(sys.argv) == 2:
         image(Path(sys.argv[1]))
     else:
         generate()
