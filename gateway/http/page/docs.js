@@ -40,14 +40,18 @@ function filter(text) {
   }
 }
 
-const words = ({ path, verb, operation }) => `${verb} ${path} ${operation.operationId} ${operation.summary}`.toLowerCase();
+function words({ path, verb, operation }) {
+  return `${verb} ${path} ${operation.operationId} ${operation.summary}`.toLowerCase();
+}
 
 function entry(one) {
   return element("li", { "data-words": words(one) },
     element("a", { href: `#${one.operation.operationId}` }, verb(one.verb), one.operation.operationId));
 }
 
-const verb = (name) => element("span", { class: `verb ${name}` }, name);
+function verb(name) {
+  return element("span", { class: `verb ${name}` }, name);
+}
 
 function article(api, one) {
   const { path, operation } = one;
@@ -109,7 +113,7 @@ function fold(title, make) {
 
 function shape(api, reference) {
   const schema = resolved(api, reference);
-  const parts = reference.$ref && schema.description ? prose(schema.description) : [];
+  const parts = reference.$ref ? prose(schema.description) : [];
   for (const arm of schema.oneOf ?? schema.anyOf ?? []) {
     if (arm.$ref) parts.push(fold(typeOf(arm), () => shape(api, arm)));
   }
@@ -120,7 +124,9 @@ function shape(api, reference) {
   return parts;
 }
 
-const rows = (children) => element("dl", {}, ...children);
+function rows(children) {
+  return element("dl", {}, ...children);
+}
 
 function row(api, name, schema, { required, place, text }) {
   const head = element("dt", {}, element("span", { class: "name" }, name),
@@ -160,7 +166,7 @@ function limits(schema) {
 
 function resolved(api, schema) {
   if (!schema.$ref) return schema;
-  return schema.$ref.slice(2).split("/").reduce((inner, key) => inner[key], api);
+  return resolved(api, schema.$ref.slice(2).split("/").reduce((inner, key) => inner[key], api));
 }
 
 // Paragraphs, lists of "- " and "1. ", and `code`; nothing more of Markdown.
@@ -173,7 +179,9 @@ function prose(text) {
   });
 }
 
-const inline = (text) => text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part));
+function inline(text) {
+  return text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part));
+}
 
 function element(name, attributes, ...children) {
   const made = document.createElement(name);
