@@ -27,7 +27,8 @@ def _operation(name: str, summary: str, responses: dict[str, Operation], **more:
     """One that wants no key."""
     described = {"operationId": name, "summary": summary, "tags": [TAG["name"]], "security": []}
     parameters = [*more.pop("parameters", ()), {"$ref": "#/components/parameters/RequestId"}]
-    return {**described, "parameters": parameters, **more, "responses": responses}
+    large = {"431": refusal(431, "Path and headers are too large.")}
+    return {**described, "parameters": parameters, **more, "responses": responses | large}
 
 
 def _health() -> Operation:
@@ -79,6 +80,7 @@ def _put_object() -> Operation:
     content = {"application/json": {"schema": {"type": "object"}}}
     responses = {
         "200": {"description": "The bytes are there.", "headers": _NAMED, "content": content},
+        "408": refusal(408, "The upload came too slowly."),
         "413": refusal(413, "The upload is too large."),
         "503": refusal(503, "The disk is full or away."),
     }

@@ -33,11 +33,13 @@ _ALWAYS: Final = {
     401: "No API key, or not a valid one.",
     422: "The request breaks a rule or has a wrong type: every fault at once, each with its place.",
     429: "Too many requests, or a queue is full: wait for as long as `Retry-After` says.",
+    431: "Path and headers are too large.",
     500: "A fault of the server's.",
     503: "Not available at the moment, such as while the database is away: try again after `Retry-After`.",
     504: "The answer took too long.",
 }
 _WITH_BODY: Final = {
+    408: "The body came too slowly.",
     413: "The body is too large.",
     415: "The body is not JSON in UTF-8.",
 }

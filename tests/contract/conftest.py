@@ -23,7 +23,8 @@ def database_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def gateway(database_file: Path) -> Iterator[Gateway]:
     """Tunes stay pending here: nobody trains them."""
-    with Gateway(f"sqlite:///{database_file}", database_file.parent / "gateway") as gateway:
+    patient = {"TUNESMITH_REQUESTS_PER_SECOND": "10000"}
+    with Gateway(f"sqlite:///{database_file}", database_file.parent / "gateway", patient) as gateway:
         yield gateway
 
 

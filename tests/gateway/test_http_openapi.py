@@ -166,7 +166,7 @@ def test_statuses_come_from_comments_bodies_and_the_key(document: dict[str, Any]
     paths = document["paths"]
 
     create, found = paths["/v1/tune"]["post"]["responses"], paths["/v1/tune/{id}"]["get"]["responses"]
-    assert {"201", "401", "403", "409", "413", "415", "422", "429", "500", "503"} <= create.keys()
+    assert {"201", "401", "403", "408", "409", "413", "415", "422", "429", "431", "500", "503"} <= create.keys()
     assert "200" not in create
     assert found["404"]["description"] == "No such tune, deleted, or not yours."
     assert "415" not in found
