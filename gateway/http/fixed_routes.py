@@ -15,12 +15,14 @@ _NAMED: Final[Operation] = {"X-Request-Id": {"$ref": "#/components/headers/Reque
 _BYTES: Final[Operation] = {"application/octet-stream": {}}
 
 
-def paths(*, signs_objects: bool) -> dict[str, dict[str, Operation]]:
+def paths(*, serves_objects: bool) -> dict[str, dict[str, Operation]]:
     """Returns path -> verb -> operation."""
-    found = {"/health": {"get": _health()}, "/openapi.json": {"get": _openapi()}}
-    if signs_objects:
-        found["/v1/objects/{key}"] = {"get": _get_object(), "put": _put_object()}
-    return found
+    found = {"get": _get_object()} if serves_objects else {}
+    return {
+        "/health": {"get": _health()},
+        "/openapi.json": {"get": _openapi()},
+        "/v1/objects/{key}": {**found, "put": _put_object()},
+    }
 
 
 def _operation(name: str, summary: str, responses: dict[str, Operation], **more: Any) -> Operation:  # noqa: ANN401
@@ -56,13 +58,23 @@ def _openapi() -> Operation:
     return _operation("OpenApi", "Returns this document.", {"200": found, "304": same})
 
 
-def _object(name: str, summary: str, responses: dict[str, Operation], **more: Any) -> Operation:  # noqa: ANN401
+def _object(
+    name: str,
+    summary: str,
+    terms: tuple[str, ...],
+    responses: dict[str, Operation],
+    **more: Any,  # noqa: ANN401
+) -> Operation:
     key = {"name": "key", "in": "path", "description": "The object's key, slashes and all."}
-    signed = [{"name": one, "in": "query"} for one in ("expires", "signature")]
-    text = "The whole URL comes with an answer and is used as it is: path, verb and expiry are signed."
+    signed = [{"name": one, "in": "query"} for one in (*terms, "signature")]
+    text = "The whole URL comes with an answer and is used as it is: verb, path and query are signed."
     parameters = [{**one, "required": True, "schema": {"type": "string"}} for one in (key, *signed)]
-    forbidden = {"403": refusal(403, "The URL was not signed by us, or has expired: ask for a new one.")}
-    return _operation(name, summary, {**responses, **forbidden}, description=text, parameters=parameters, **more)
+    always = {
+        "403": refusal(403, "The URL was not signed by us, or has expired: ask for a new one."),
+        "500": refusal(500, "A fault of the server's."),
+        "503": refusal(503, "Objects are not available at the moment: try again after `Retry-After`."),
+    }
+    return _operation(name, summary, {**responses, **always}, description=text, parameters=parameters, **more)
 
 
 def _get_object() -> Operation:
@@ -73,16 +85,18 @@ def _get_object() -> Operation:
         "404": refusal(404, "Nothing was uploaded here."),
         "416": refusal(416, "The object is shorter than that."),
     }
-    return _object("GetObject", "Downloads an object by its signed URL.", responses)
+    return _object("GetObject", "Downloads an object by its signed URL.", ("expires",), responses)
 
 
 def _put_object() -> Operation:
     content = {"application/json": {"schema": {"type": "object"}}}
     responses = {
         "200": {"description": "The bytes are there.", "headers": _NAMED, "content": content},
+        "400": refusal(400, "The body has not the length that `Content-Length` says."),
         "408": refusal(408, "The upload came too slowly."),
         "413": refusal(413, "The upload is too large."),
-        "503": refusal(503, "The disk is full or away."),
     }
     body = {"required": True, "content": _BYTES}
-    return _object("PutObject", "Uploads an object by its signed URL.", responses, requestBody=body)
+    return _object(
+        "PutObject", "Uploads an object by its signed URL.", ("expires", "most"), responses, requestBody=body
+    )

@@ -36,13 +36,13 @@ In an answer every key is always there. No text may hold U+0000.
 """
 
 
-def document(services: Sequence[ServiceDescriptor], version: str, *, signs_objects: bool) -> Document:
+def document(services: Sequence[ServiceDescriptor], version: str, *, serves_objects: bool) -> Document:
     """Returns the document.
 
     Args:
         services: Whose rpcs with an HTTP rule are served.
         version: The server's own.
-        signs_objects: Whether the server itself serves the signed URLs of objects.
+        serves_objects: Whether objects are downloaded from the server itself; else their store serves them.
     """
     schemas = Schemas()
     paths: dict[str, Document] = {}
@@ -63,7 +63,7 @@ def document(services: Sequence[ServiceDescriptor], version: str, *, signs_objec
             *({"name": _tag(service), "description": comments.comment(service.full_name)} for service in services),
             fixed_routes.TAG,
         ],
-        "paths": dict(sorted(paths.items())) | fixed_routes.paths(signs_objects=signs_objects),
+        "paths": dict(sorted(paths.items())) | fixed_routes.paths(serves_objects=serves_objects),
         "components": {
             "schemas": dict(sorted({**schemas.components, **REFUSALS}.items())),
             "parameters": PARAMETERS,

@@ -17,7 +17,7 @@ from tests.servers.kinds import KIND_SERVICE
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return openapi.document(SERVICES, "1.2.3", signs_objects=True)
+    return openapi.document(SERVICES, "1.2.3", serves_objects=True)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def nullable(schema: dict[str, Any]) -> set[str]:
 
 @pytest.mark.parametrize("services", [SERVICES, [KIND_SERVICE], []], ids=["ours", "every kind", "none"])
 def test_document_is_valid_openapi_with_a_name_of_its_own_for_each_operation(services: Any) -> None:
-    document = openapi.document(services, "1", signs_objects=True)
+    document = openapi.document(services, "1", serves_objects=True)
 
     validate(document)
 
@@ -195,10 +195,10 @@ def test_all_want_a_key_but_those_that_are_open(document: dict[str, Any]) -> Non
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
 
 
-def test_an_object_store_that_signs_its_own_urls_has_no_route_here() -> None:
-    document = openapi.document(SERVICES, "1", signs_objects=False)
+def test_objects_that_their_store_serves_are_only_uploaded_here() -> None:
+    document = openapi.document(SERVICES, "1", serves_objects=False)
 
-    assert "/v1/objects/{key}" not in document["paths"]
+    assert document["paths"]["/v1/objects/{key}"].keys() == {"put"}
 
 
 def test_comment_is_taken_apart_into_prose_and_statuses() -> None:
