@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import inspect
 import io
+import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +28,7 @@ from octoai.fine_tuning import UnprocessableEntityError as TuneUnprocessable
 from octoai.uploading_asset_library import AssetNotReady
 from safetensors.numpy import load
 
-from tests.servers.gateway import Account
+from tests.servers.gateway import Account, Gateway
 from tests.servers.service import Service
 
 CHECKPOINT = "tunesmith:tiny-shapes"
@@ -53,12 +57,15 @@ class Awaited:
 def open_sdk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """Opens clients of either kind, and closes what they leave open themselves."""
 
-    async def no_sleep(seconds: float) -> None:
-        """The SDK sleeps ten seconds after each upload, whatever became of it."""
+    sleep, async_sleep = time.sleep, asyncio.sleep
 
-    asleep = SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic)
+    async def nap(seconds: float) -> None:
+        """The SDK sleeps ten seconds after each upload, whatever became of it, and between two looks at a fetch."""
+        await async_sleep(min(seconds, 0.02))
+
+    asleep = SimpleNamespace(sleep=lambda seconds: sleep(min(seconds, 0.02)), monotonic=time.monotonic)
     monkeypatch.setattr(octoai.uploading_asset_library, "time", asleep)
-    awake = SimpleNamespace(sleep=no_sleep, get_running_loop=asyncio.get_running_loop)
+    awake = SimpleNamespace(sleep=nap, get_running_loop=asyncio.get_running_loop)
     monkeypatch.setattr(octoai.uploading_asset_library, "asyncio", awake)
 
     def environment(url: str) -> OctoAIEnvironment:
@@ -187,6 +194,63 @@ def test_url_to_fetch_is_refused_where_fetching_is_not_configured(sdk: Any) -> N
         sdk.asset_library.create_from_url("https://pictures.example/cat.png", Data_File(), "fetched")
 
     assert caught.value.status_code == 400
+
+
+@pytest.fixture(scope="module")
+def fetcher(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway that fetches, from this host too."""
+    folder = tmp_path_factory.mktemp("fetcher")
+    path = shutil.copy(sqlite_template, folder / "tunesmith.db")
+    settings = {"TUNESMITH_FETCH": "on", "TUNESMITH_OUTBOUND_ALLOW": "127.0.0.0/8"}
+    with Gateway(f"sqlite:///{path}", folder, settings) as gateway:
+        yield gateway
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and says nothing."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def photograph_site(pictures: list[Path], truncated: Path, tmp_path: Path) -> Iterator[str]:
+    """A site with a good picture and half of one."""
+    shutil.copy(pictures[0], tmp_path / "cat.png")
+    shutil.copy(truncated, tmp_path / "half.jpg")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_picture_from_a_url_is_fetched_and_ready(
+    open_sdk: Open, fetcher: Gateway, photograph_site: str, pictures: list[Path]
+) -> None:
+    library = open_sdk(fetcher.ready["http"], fetcher.account().key).asset_library
+
+    asset = library.create_from_url(f"{photograph_site}/cat.png?key=secret", Data_File(), "fetched")
+
+    assert (asset.status, asset.data.file_format, asset.url) == ("ready", "png", f"{photograph_site}/cat.png")
+    assert httpx.get(library.get("fetched").transfer_api.get_url).content == pictures[0].read_bytes()
+
+
+def test_url_that_gives_no_picture_is_told(open_sdk: Open, fetcher: Gateway, photograph_site: str) -> None:
+    library = open_sdk(fetcher.ready["http"], fetcher.account().key).asset_library
+
+    with pytest.raises(AssetNotReady, match="rejected"):
+        library.create_from_url(f"{photograph_site}/half.jpg", Data_File(), "half")
+    with pytest.raises(AssetNotReady, match="error"):
+        library.create_from_url(f"{photograph_site}/missing.png", Data_File(), "missing")
+    with pytest.raises(AssetUnprocessable) as caught:
+        library.create_from_url("http://169.254.169.254/latest/meta-data", Data_File(), "metadata")
+
+    assert library.get("half").asset.status_info == {"reason": "TRUNCATED"}
+    assert library.get("missing").asset.status_details == "127.0.0.1 answered 404"
+    [fault] = caught.value.body.detail
+    assert (fault.loc, fault.msg) == (["body", "url"], "its host 169.254.169.254 is not a public address")
 
 
 # -------------------------------------------------------------------------------------------------------------- look-up
