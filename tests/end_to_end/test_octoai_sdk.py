@@ -262,6 +262,16 @@ def test_asset_is_found_by_id_name_and_owner(sdk: Any, account: Account, picture
     assert found == [picture, picture, picture]
 
 
+def test_name_that_the_sdk_does_not_escape_is_found(sdk: Any, account: Account) -> None:
+    names = ["a cat (1)", "größer & <b>", "1+1=2;3,4", "'once' \"twice\"", "~$@!*[]", "..."]
+
+    made = [sdk.asset_library.create(asset_type="file", data=Data_File(), name=name).asset.id for name in names]
+
+    assert [sdk.asset_library.get(name).asset.id for name in names] == made
+    assert [sdk.asset_library.get(f"{account.name}:{name}").asset.id for name in names] == made
+    assert [[asset.id for asset in sdk.asset_library.list(name=name).data] for name in names] == [[one] for one in made]
+
+
 def test_public_catalogue_is_seen_by_every_tenant(sdk: Any) -> None:
     fetched = sdk.asset_library.get(CHECKPOINT)
     public = sdk.asset_library.list(is_public=True, owner="octoai")
