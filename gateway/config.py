@@ -85,12 +85,16 @@ class Settings(BaseSettings):
     grpc: Listen = Address("127.0.0.1", 50051)
     #: Prometheus. An address of its own, since it asks for no key.
     metrics: Listen = Address("127.0.0.1", 9090)
-    #: PEM files of the gRPC server's certificate and key. Unset: plain text.
+    #: PEM files of the gRPC server's certificate, with its chain, and key. Unset: plain text. Renewed files are taken
+    #: up with the next connection.
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     #: PEM file of the authority that signs trainers' certificates. With it gRPC is for those alone who show one, whose
     #: common name is the trainer's id and which need no join token; callers come by HTTP, or with a certificate too.
     tls_client_ca: Path | None = None
+    #: The same for HTTP. Unset: plain text, as behind a proxy that has a certificate.
+    http_tls_certificate: Path | None = None
+    http_tls_key: Path | None = None
 
     #: Networks that this service may ask for callers' or tenants' URLs though they are not public: webhooks within the
     #: company, for instance. Whoever may name a URL reaches all that is there.
@@ -201,6 +205,8 @@ class Settings(BaseSettings):
             raise ValueError(f"{PREFIX}HUB_URL: wanted {PREFIX}FETCH=on with it")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError(f"wanted {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY, or neither")
+        if (self.http_tls_certificate is None) != (self.http_tls_key is None):
+            raise ValueError(f"wanted {PREFIX}HTTP_TLS_CERTIFICATE and {PREFIX}HTTP_TLS_KEY, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError(f"{PREFIX}TLS_CLIENT_CA: wanted {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY with it")
         return self

@@ -28,6 +28,7 @@ from grpc_reflection.v1alpha import reflection
 
 from gateway import catalogue, interceptors
 from gateway.assets import AssetService
+from gateway.certificates import certificates
 from gateway.config import Address, ConfigError, Settings
 from gateway.desk import StreamSettings
 from gateway.dispatch import Dispatcher
@@ -96,6 +97,8 @@ class Server:
     async def startup(self) -> None:
         """Opens everything and binds every address; nothing is answered yet."""
         settings = self._settings
+        self._grpc_tls = certificates("TLS", settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        self._http_tls = certificates("HTTP_TLS", settings.http_tls_certificate, settings.http_tls_key)
         self._http_socket = self._bind(settings.http)
         self._http_address = Address(settings.http.host, self._http_socket.getsockname()[1])
         self._signer = self._make_signer()
@@ -242,7 +245,7 @@ class Server:
     def _make_signer(self) -> Signer:
         public_url = self._settings.public_url
         if public_url is None:
-            public_url = f"http://{reachable(self._http_address)}"
+            public_url = self._http_url()
             log.info(f"TUNESMITH_PUBLIC_URL is not set: signed URLs say {public_url}", action="public_url_guessed")
         return Signer(public_url, self._settings.signing_secret.get_secret_value().encode())
 
@@ -292,16 +295,11 @@ class Server:
         """Binds the gRPC address, with TLS where it is configured."""
         settings = self._settings
         try:
-            if settings.tls_certificate is None or settings.tls_key is None:
+            if self._grpc_tls is None:
                 return int(self._grpc.add_insecure_port(str(settings.grpc)))
-            pair = settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()
-            authority = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-            credentials = grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
-            return int(self._grpc.add_secure_port(str(settings.grpc), credentials))
+            return int(self._grpc.add_secure_port(str(settings.grpc), self._grpc_tls.for_grpc()))
         except RuntimeError as exc:
             raise ConfigError(f"TUNESMITH_GRPC={settings.grpc}: cannot listen there") from exc
-        except OSError as exc:
-            raise ConfigError(f"TUNESMITH_TLS_...: {exc}") from exc
 
     def _build_http(self) -> uvicorn.Server:
         """The HTTP server over the shim."""
@@ -315,19 +313,23 @@ class Server:
             health=self._say_health,
             record=self._metrics.http,
         )
-        return Uvicorn(
-            uvicorn.Config(
-                shim,
-                lifespan="off",
-                ws="none",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                http=Connection,
-                forwarded_allow_ips=self._settings.trusted_proxies,
-                timeout_graceful_shutdown=max(round(self._settings.grace_seconds), 1),
-            )
+        config = uvicorn.Config(
+            shim,
+            lifespan="off",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            http=Connection,
+            forwarded_allow_ips=self._settings.trusted_proxies,
+            timeout_graceful_shutdown=max(round(self._settings.grace_seconds), 1),
         )
+        config.load()
+        config.ssl = None if self._http_tls is None else self._http_tls.for_http()
+        return Uvicorn(config)
+
+    def _http_url(self) -> str:
+        return f"{'http' if self._http_tls is None else 'https'}://{reachable(self._http_address)}"
 
     async def _say_health(self) -> dict[str, Any]:
         """For GET /health. The database is not asked: while it is away, it is away for every gateway."""
@@ -337,7 +339,7 @@ class Server:
     def _say_ready(self) -> None:
         """The gRPC server has started, and connections to the other two wait in their backlogs."""
         addresses = {
-            "http": f"http://{reachable(self._http_address)}",
+            "http": self._http_url(),
             "grpc": reachable(self._grpc_address),
             "metrics": f"http://{reachable(self._metrics_address)}/metrics",
         }

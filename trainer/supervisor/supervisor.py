@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -50,7 +51,9 @@ class Supervisor:
         self.metrics = Metrics()
         self.engine = Engine(self._engine_changed, _engine_environment(settings), settings.step_deadline, command)
         self._settings = settings
-        self._client = httpx.AsyncClient(timeout=HTTP_TIMEOUT, follow_redirects=True)
+        self._client = httpx.AsyncClient(
+            timeout=HTTP_TIMEOUT, follow_redirects=True, verify=authorities(settings.tls_ca)
+        )
         self.metrics.show_memory(lambda: self.engine.takes)
         self.workbench = Workbench(settings, self._client, self.engine, self.metrics)
         self._connection = Connection(
@@ -136,6 +139,14 @@ class Supervisor:
         self.metrics.engine_memory.set(self.engine.memory_bytes)
         self.metrics.engine_restarts.set(self.engine.restarts)
         self.workbench.beat_soon()
+
+
+def authorities(tls_ca: Path | None) -> ssl.SSLContext:
+    """Whom certificates of object stores and gateways may be signed by: the system's authorities, and this one."""
+    context = ssl.create_default_context()
+    if tls_ca is not None:
+        context.load_verify_locations(tls_ca)
+    return context
 
 
 def _engine_environment(settings: Settings) -> dict[str, str]:

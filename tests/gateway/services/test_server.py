@@ -24,7 +24,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from store import keys
 from store.database import Database
-from tunesmith.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
 
 START = 30.0  # seconds that a start may take on a busy machine
@@ -260,55 +259,6 @@ async def test_what_cannot_be_opened_ends_the_start_with_a_sentence(
     assert process.returncode == 2
     assert wanted in text.decode()
     assert not any(word in text.decode() for word in ("Traceback", "hush")), last
-
-
-def certificates(folder: Path) -> None:
-    """An authority, and certificates of it for localhost and for trainer-1."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
-
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *key, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
-    for name in ("localhost", "trainer-1"):
-        openssl("req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        (folder / "names").write_text(f"subjectAltName=DNS:{name}")
-        signed = ["-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"]
-        openssl("x509", "-req", *signed, "-extfile", "names", "-out", f"{name}.pem")
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed here")
-async def test_mutual_tls_wants_a_certificate_and_names_the_trainer_by_it(tmp_path: Path) -> None:
-    await asyncio.to_thread(certificates, tmp_path)
-    files = {"TLS_CERTIFICATE": "localhost.pem", "TLS_KEY": "localhost.key", "TLS_CLIENT_CA": "ca.pem"}
-    process = await spawned(tmp_path, **{key: str(tmp_path / name) for key, name in files.items()})
-    address = (await appeared(tmp_path / "ready.json", process))["grpc"].replace("127.0.0.1", "localhost")
-    authority, key, certificate = (content(tmp_path / name) for name in ("ca.pem", "trainer-1.key", "trainer-1.pem"))
-    welcome = trainer_service_pb2.TrainerMessage(
-        hello=trainer_service_pb2.Hello(
-            trainer_id="trainer-1", boot_id="b", session_id="s", engines=["image/e"], slots=1
-        )
-    )
-
-    known = grpc.ssl_channel_credentials(authority, key, certificate)
-    async with grpc.aio.secure_channel(address, known) as channel:
-        stream: Any = trainer_service_pb2_grpc.TrainerServiceStub(channel).Connect()
-        await stream.write(welcome)
-        answer = await stream.read()
-        stream.cancel()
-    async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority)) as channel:
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
-
-    assert answer.HasField("welcome")
-    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-    process.send_signal(signal.SIGTERM)
-    await process.communicate()
-
-
-def content(path: Path) -> bytes:
-    return path.read_bytes()
 
 
 async def test_misspelt_setting_is_told(tmp_path: Path) -> None:
