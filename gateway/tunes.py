@@ -16,7 +16,7 @@ from gateway.interceptors import caller
 from gateway.places import Places
 from gateway.status import Refusal
 from gateway.watch import Closing, Watch
-from store import events, tunes
+from store import estimates, events, tunes
 from store.database import Database
 from store.tables import Tune
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
@@ -38,7 +38,8 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         """Stores a tune, or only checks it."""
         new = wire.new_tune(request, tenant_id=caller().tenant_id)
         if request.validate_only:
-            return wire.tune_without_id(await tunes.check(self._database, new))
+            checked = await tunes.check(self._database, new)
+            return wire.tune_without_id(checked, await estimates.estimate(self._database, checked))
         submitted = await tunes.submit(self._database, new)
         if submitted.replayed:
             await context.send_initial_metadata((("idempotent-replay", "true"),))

@@ -21,6 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.http import json as profile
 from store.assets import AssetFilter, NewAsset
+from store.estimates import Estimate
 from store.fetches import NewFetch
 from store.states import TuneState
 from store.tables import Asset as AssetRow
@@ -70,10 +71,14 @@ def tune(row: TuneRow, *, queue_position: int | None = None, pending_reason: str
     return message
 
 
-def tune_without_id(row: TuneRow) -> tune_pb2.Tune:
+def tune_without_id(row: TuneRow, estimate: Estimate | None) -> tune_pb2.Tune:
     """A tune that was checked and not stored."""
     message = tune(row)
     message.ClearField("id")
+    if estimate is not None:
+        message.estimate.seconds = estimate.seconds
+        message.estimate.steps_per_second = estimate.steps_per_second
+        message.estimate.tunes = estimate.tunes
     return message
 
 

@@ -81,6 +81,7 @@ async def test_validate_only_tells_the_tune_and_stores_nothing(tenant: Any, ask:
     would_be = await tenant.tunes.CreateTune(ask.tune([picture.id], validate_only=True))
 
     assert (would_be.id, would_be.status) == ("", tune_pb2.TUNE_STATUS_PENDING)
+    assert not would_be.HasField("estimate")
     assert would_be.details.lora_tune.base_checkpoint.engine == "image/stable-diffusion-v1-5"
     listed = await tenant.tunes.ListTunes(tune_service_pb2.ListTunesRequest())
     assert listed.total == 0
