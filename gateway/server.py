@@ -133,6 +133,7 @@ class Server:
             max_picture_bytes=settings.max_picture_bytes,
             max_weights_bytes=settings.max_weights_bytes,
         )
+        self._opened.push_async_callback(self._uploads.close)
         self._outbound = Outbound(allow=settings.outbound_allow)
         self._opened.push_async_callback(self._outbound.aclose)
         self._fetches = self._build_fetches()

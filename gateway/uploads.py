@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -64,6 +65,7 @@ class Uploads:
         # One lock an asset that is being completed here; another gateway's attempt meets ours in the store.
         # A lock is there for as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._under_way: dict[tuple[str, str, bool], asyncio.Task[Asset]] = {}  # by what was asked
 
     def most_bytes(self, asset_type: str) -> int:
         """The size that an asset of the type may have."""
@@ -72,10 +74,32 @@ class Uploads:
     async def complete(self, tenant_id: str, asset_id: str, *, skip_validation: bool = False) -> Asset:
         """Judges what was uploaded. An asset that was judged before comes back as it is.
 
+        Goes on where its caller has left: to move and hash gigabytes takes longer than many callers wait. Who asks the
+        same again joins it.
+
         Raises:
             NotFound: The tenant has no such asset.
             Refusal: Nothing was uploaded, or too much.
         """
+        asked = tenant_id, asset_id, skip_validation
+        if asked not in self._under_way:
+            task = self._under_way[asked] = asyncio.create_task(self._complete(*asked))
+            task.add_done_callback(partial(self._completed, asked))
+        return await asyncio.shield(self._under_way[asked])
+
+    async def close(self) -> None:
+        """Ends what is still under way; whoever asks another gateway for it goes on with it."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _completed(self, asked: tuple[str, str, bool], task: asyncio.Task[Asset]) -> None:
+        del self._under_way[asked]
+        if not task.cancelled() and (exc := task.exception()) is not None:  # who has left does not hear of it
+            log.info(f"An upload was not completed: {exc}", action="upload_not_completed", asset_id=asked[1])
+
+    async def _complete(self, tenant_id: str, asset_id: str, skip_validation: bool) -> Asset:
         async with self._locks.setdefault(asset_id, asyncio.Lock()), self._turns:
             for last in (False, True):
                 row = await assets.find(self._database, tenant_id, asset_id)

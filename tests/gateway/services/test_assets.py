@@ -220,6 +220,36 @@ async def test_weights_are_judged_by_their_header(tenant: Any, service: Any) -> 
     assert asset.data.checkpoint.file_format == asset_pb2.FILE_FORMAT_SAFETENSORS
 
 
+async def test_a_completion_goes_on_when_its_caller_leaves_and_who_asks_again_joins_it(
+    tenant: Any, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashing, hashed = asyncio.Event(), asyncio.Event()
+    real, hashes = service.objects.hash, []
+
+    async def slow(key: str) -> tuple[str, int]:
+        hashes.append(key)
+        hashing.set()
+        await hashed.wait()
+        digest: tuple[str, int] = await real(key)
+        return digest
+
+    monkeypatch.setattr(service.objects, "hash", slow)
+    created = await tenant.assets.CreateAsset(checkpoint_request())
+    await service.put(created.asset.id, weights())
+    first = tenant.assets.CompleteUpload(complete(created.asset.id))
+    await asyncio.wait_for(hashing.wait(), 20)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+    second = asyncio.ensure_future(tenant.assets.CompleteUpload(complete(created.asset.id)))
+    hashed.set()
+    await asyncio.wait_for(second, 20)
+
+    assert len(hashes) == 1
+    assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == asset_pb2.ASSET_STATUS_READY
+
+
 async def test_pickle_is_rejected_as_a_checkpoint(tenant: Any, service: Any) -> None:
     created = await tenant.assets.CreateAsset(checkpoint_request(name="model.safetensors"))
     await service.put(created.asset.id, b"\x80\x04\x95" + bytes(100))
