@@ -14,16 +14,19 @@ import asyncio
 import random
 import secrets
 from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
 from gateway.hub import Folder, Hub, Unfetchable, bearer
+from gateway.metrics import Metrics
 from gateway.outbound import Outbound, OutboundFailed, OutboundRefused
 from gateway.uploads import Uploads, incoming_key
 from store import assets, fetches
 from store.assets import NewAsset
 from store.database import Database
-from store.errors import DatabaseAway, NotFound, StateForbids
+from store.errors import NotFound, StateForbids
 from store.fetches import NewFetch
 from store.leftovers import UNJUDGED
 from store.objects import Objects
@@ -43,6 +46,26 @@ WEIGHTS_SECONDS = 3600.0  # likewise; 32 GiB in an hour are 75 Mbit/s
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class End:
+    """How one try ended; with nothing said, the bytes are there and judged."""
+
+    reason: str = ""
+    """A stable word where the bytes cannot be had."""
+    sentence: str = ""
+    """The same for people."""
+    may_pass: bool = False
+    """Another try may have more luck."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where trainers fetch them by themselves."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """The asset's data then."""
+
+
+#: There is nothing to fetch any more.
+GONE = End()
+
+
 class Fetches:
     """The orders and what is under way.
 
@@ -57,6 +80,7 @@ class Fetches:
         uploads: Uploads,
         outbound: Outbound,
         hub: Hub | None,
+        metrics: Metrics,
         *,
         max_picture_bytes: int,
         max_weights_bytes: int,
@@ -66,6 +90,7 @@ class Fetches:
         self._uploads = uploads
         self._outbound = outbound
         self._hub = hub
+        self._metrics = metrics
         self._max_bytes = {"file": max_picture_bytes}
         self._max_weights_bytes = max_weights_bytes
         # By the name that the row has for it. Written by order, read and emptied by what fetches.
@@ -141,50 +166,72 @@ class Fetches:
         work = asyncio.create_task(self._try(fetch))
         try:
             while not (await asyncio.wait({work}, timeout=RENEW))[0]:
-                if not await self._put_off(fetch, LEASE):
+                if not await self._renew(fetch):
                     log.info("A fetch ends: its asset is gone", action="fetch_ended", asset_id=fetch.asset_id)
                     self._forget(fetch)
                     return
-            if (seconds := work.result()) is not None:
-                # Here and not in the try: a renewal at the same moment would undo it.
-                await self._put_off(fetch, seconds)
+            # Here and not in the try: a renewal at the same moment would undo it, or take it for another's.
+            await self._conclude(fetch, work.result())
         finally:
             work.cancel()
             await asyncio.wait({work})
 
-    async def _put_off(self, fetch: Fetch, seconds: float) -> bool:
+    async def _renew(self, fetch: Fetch) -> bool:
         try:
-            return await fetches.put_off(self._database, fetch, seconds)
+            return await fetches.put_off(self._database, fetch, LEASE)
         except Exception as exc:  # another gateway may begin it, too: both would bring the same bytes
             log.warning(f"A fetch could not be renewed: {exc}", action="fetch_not_renewed", asset_id=fetch.asset_id)
             return True
 
-    async def _try(self, fetch: Fetch) -> float | None:
-        """Brings the bytes, or says why not. Seconds until the next try; None where there is none."""
+    async def _try(self, fetch: Fetch) -> End:
+        """Brings the bytes and has them judged, or says why not."""
         try:
-            try:
-                await self._bring(fetch)
-            except (OutboundRefused, Unfetchable) as exc:
-                await self._fail(fetch, exc.reason, exc.sentence)
-            except OutboundFailed as exc:
-                return await self._again(fetch, exc.reason, exc.sentence)
-            except (NotFound, StateForbids):  # deleted, or ended otherwise, meanwhile
-                await self._finish(fetch)
-            except DatabaseAway:
-                raise
-            except Exception as exc:  # the store of objects is away, say; not its own words, which may hold a URL
-                what = type(exc).__name__
-                log.warning(f"A fetch failed by {what}", action="fetch_failed", asset_id=fetch.asset_id, error=what)
-                return await self._again(fetch, "FETCH_FAULT", "the bytes could not be stored, by a fault of ours")
-        except DatabaseAway:
-            return BACKOFF[-1]
-        return None
+            return await self._bring(fetch)
+        except (OutboundRefused, Unfetchable) as exc:
+            return End(exc.reason, exc.sentence)
+        except OutboundFailed as exc:
+            return End(exc.reason, exc.sentence, may_pass=True)
+        except (NotFound, StateForbids):  # deleted, or ended otherwise, meanwhile
+            return GONE
+        except Exception as exc:  # a store is away, say; not the error's own words, which may hold a URL
+            what = type(exc).__name__
+            log.warning(f"A fetch failed by {what}", action="fetch_failed", asset_id=fetch.asset_id, error=what)
+            return End("FETCH_FAULT", "the bytes could not be stored, by a fault of ours", may_pass=True)
 
-    async def _bring(self, fetch: Fetch) -> None:
-        row = await assets.find(self._database, fetch.tenant_id, fetch.asset_id)
-        if row.status not in UNJUDGED:
-            await self._finish(fetch)
+    async def _conclude(self, fetch: Fetch, end: End) -> None:
+        """Records how the try ended. Where that fails, the lease ends, and some gateway tries once more."""
+        try:
+            if end.may_pass and fetch.tries < TRIES:
+                await self._again(fetch, end)
+                return
+            if end.reason:
+                sentence = f"{end.sentence} ({fetch.tries} tries)" if end.may_pass else end.sentence
+                ours = await fetches.fail(self._database, fetch, end.reason, sentence)
+                what, action = f"A fetch is given up: {sentence}", "fetch_given_up"
+            elif end.source:
+                ours = await fetches.adopt(self._database, fetch, end.source, end.data)
+                what, action = "An asset is a repository at a commit", "asset_ready"
+            else:
+                await fetches.finish(self._database, fetch)
+                ours, what, action = end is not GONE, "An asset's bytes were fetched", "fetched"
+        except Exception as exc:
+            log.warning(f"The end of a fetch is not recorded: {exc}", action="fetch_lost", asset_id=fetch.asset_id)
             return
+        self._forget(fetch)
+        if ours:
+            self._metrics.fetched(end.reason)
+            log.info(what, action=action, asset_id=fetch.asset_id, reason=end.reason)
+
+    async def _again(self, fetch: Fetch, end: End) -> None:
+        seconds = BACKOFF[min(fetch.tries, len(BACKOFF)) - 1] * random.uniform(0.75, 1.25)  # noqa: S311  - spreads tries
+        await fetches.put_off(self._database, fetch, seconds)
+        what = f"A fetch failed and is tried again: {end.sentence}"
+        log.info(what, action="fetch_put_off", asset_id=fetch.asset_id, reason=end.reason, tries=fetch.tries)
+
+    async def _bring(self, fetch: Fetch) -> End:
+        row = await assets.find(self._database, fetch.tenant_id, fetch.asset_id)
+        if row.status not in UNJUDGED:  # by another gateway, which died before it could say so
+            return GONE
         token = self._tokens.get(fetch.token_ref or "")
         if fetch.token_ref and token is None:
             sentence = (
@@ -201,8 +248,7 @@ class Fetches:
             hub = self._asked_hub()
             found = hub.choose(await hub.look(fetch.hf_repo, token), row.asset_type, max_bytes=max_bytes)
             if isinstance(found, Folder):
-                await self._adopt(fetch, row, found)
-                return
+                return End(source=found.source, data={**row.data, "file_format": "safetensors"})
             url = found.url
         assert url is not None  # a row has one of the two
         seconds = PICTURE_SECONDS if row.asset_type == "file" else WEIGHTS_SECONDS
@@ -211,44 +257,12 @@ class Fetches:
         ) as chunks:
             await self._objects.write(incoming_key(row.id), chunks)
         await self._uploads.complete(fetch.tenant_id, row.id, skip_validation=fetch.skip_validation)
-        await self._finish(fetch)
+        return End()
 
     def _asked_hub(self) -> Hub:
         if self._hub is None:  # it was set when this was ordered
             raise Unfetchable("FETCHING_NOT_CONFIGURED", "TUNESMITH_HUB_URL is not set any more")
         return self._hub
-
-    async def _adopt(self, fetch: Fetch, row: Asset, found: Folder) -> None:
-        data = {**row.data, "file_format": "safetensors"}
-        if await fetches.adopt(self._database, fetch, found.source, data):
-            log.info(f"{row.name} is a repository at a commit", action="asset_ready", asset_id=row.id)
-        self._forget(fetch)
-
-    async def _again(self, fetch: Fetch, reason: str, sentence: str) -> float | None:
-        """Seconds until another try; None where there was the last."""
-        if fetch.tries >= TRIES:
-            await self._fail(fetch, reason, f"{sentence} ({fetch.tries} tries)")
-            return None
-        seconds = BACKOFF[min(fetch.tries, len(BACKOFF)) - 1] * random.uniform(0.75, 1.25)  # noqa: S311  - spreads tries
-        log.info(
-            f"A fetch failed and is tried again: {sentence}",
-            action="fetch_put_off",
-            asset_id=fetch.asset_id,
-            reason=reason,
-            tries=fetch.tries,
-        )
-        return seconds
-
-    async def _fail(self, fetch: Fetch, reason: str, sentence: str) -> None:
-        if await fetches.fail(self._database, fetch, reason, sentence):
-            log.info(
-                f"A fetch is given up: {sentence}", action="fetch_given_up", asset_id=fetch.asset_id, reason=reason
-            )
-        self._forget(fetch)
-
-    async def _finish(self, fetch: Fetch) -> None:
-        await fetches.finish(self._database, fetch)
-        self._forget(fetch)
 
     def _forget(self, fetch: Fetch) -> None:
         """Its token, if it had one, has served."""

@@ -88,6 +88,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._fetches = Counter(
+            "tunesmith_fetches_ended",
+            "Fetches for callers that have ended, by the reason why there are no bytes; FETCHED where there are.",
+            ["reason"],
+            registry=self.registry,
+        )
         self._limited = Counter(
             "tunesmith_calls_limited",
             "Calls refused since their tenant had too many requests a second, or too many streams.",
@@ -120,6 +126,10 @@ class Metrics:
     def judged(self, reason: str) -> None:
         """One upload was judged; no reason: accepted."""
         self._pictures.labels(reason or "ACCEPTED").inc()
+
+    def fetched(self, reason: str) -> None:
+        """One fetch has ended; no reason: its bytes are there, whatever the verdict on them."""
+        self._fetches.labels(reason or "FETCHED").inc()
 
     def limited(self, limit: str) -> None:
         """One call was refused for a tenant's limit: `requests` or `streams`."""

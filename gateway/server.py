@@ -274,6 +274,7 @@ class Server:
             self._uploads,
             self._outbound,
             Hub(self._outbound, settings.hub_url) if settings.hub_url else None,
+            self._metrics,
             max_picture_bytes=settings.max_picture_bytes,
             max_weights_bytes=settings.max_weights_bytes,
         )

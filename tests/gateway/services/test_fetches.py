@@ -42,8 +42,9 @@ ERROR, WAITING = asset_pb2.ASSET_STATUS_ERROR, asset_pb2.ASSET_STATUS_READY_TO_U
 class Gateway:
     """A gateway's asset service with what fetches for it."""
 
-    def __init__(self, service: Any, fetches: Fetches, address: str) -> None:
+    def __init__(self, service: Any, fetches: Fetches, metrics: Metrics, address: str) -> None:
         self.fetches = fetches
+        self._metrics = metrics
         self._service = service
         self._address = address
         self._running: asyncio.Task[None] | None = None
@@ -57,6 +58,10 @@ class Gateway:
             self._running.cancel()
             await asyncio.wait({self._running})
             self._running = None
+
+    def counted(self, reason: str) -> float | None:
+        """How many fetches have ended so."""
+        return self._metrics.registry.get_sample_value("tunesmith_fetches_ended_total", {"reason": reason})
 
     async def caller(self, name: str) -> Caller:
         """A tenant of that name with a key, which asks this gateway."""
@@ -123,9 +128,10 @@ async def make(service: Any) -> AsyncIterator[Make]:
 async def gateway_on(service: Any, hub: str | None, **client: Any) -> AsyncIterator[Gateway]:
     outbound = Outbound(**{"allow": [ip_network("127.0.0.0/8")], **client})
     limits = {"max_picture_bytes": MAX_BYTES, "max_weights_bytes": MAX_BYTES}
-    uploads = Uploads(service.database, service.objects, service.judges, Metrics("test"), **limits)
+    metrics = Metrics("test")
+    uploads = Uploads(service.database, service.objects, service.judges, metrics, **limits)
     known = Hub(outbound, hub) if hub else None
-    fetches = Fetches(service.database, service.objects, uploads, outbound, known, **limits)
+    fetches = Fetches(service.database, service.objects, uploads, outbound, known, metrics, **limits)
     chain = interceptors.chain(
         authenticate=partial(keys.authenticate, service.database),
         authenticate_trainer=partial(keys.authenticate_trainer, service.database),
@@ -135,7 +141,7 @@ async def gateway_on(service: Any, hub: str | None, **client: Any) -> AsyncItera
     asset_service_pb2_grpc.add_AssetServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    gateway = Gateway(service, fetches, f"127.0.0.1:{port}")
+    gateway = Gateway(service, fetches, metrics, f"127.0.0.1:{port}")
     try:
         yield gateway
     finally:
@@ -205,7 +211,8 @@ async def test_each_end_of_a_fetch_is_told(make: Make, site: Any, service: Any, 
     site.answers["/large"] = 200, {}, bytes(MAX_BYTES + 1)
     site.answers["/inside"] = 302, {"location": "http://10.0.0.1/?key=secret"}, b""
     site.answers["/zipped"] = 200, {"content-encoding": "gzip"}, b"\x1f\x8b"
-    caller = await (await make()).caller("owner")
+    gateway = await make()
+    caller = await gateway.caller("owner")
 
     told = {}
     for path in ("/text.png", "/large", "/inside", "/zipped", "/missing?key=secret"):
@@ -219,6 +226,8 @@ async def test_each_end_of_a_fetch_is_told(make: Make, site: Any, service: Any, 
         "/zipped": (ERROR, "ENCODING_NOT_ALLOWED"),
         "/missing?key=secret": (ERROR, "STATUS_NOT_OK"),
     }
+    counted = {reason: gateway.counted(reason) for reason in ("FETCHED", "TOO_LARGE", "ADDRESS_NOT_PUBLIC", "OTHER")}
+    assert counted == {"FETCHED": 1, "TOO_LARGE": 1, "ADDRESS_NOT_PUBLIC": 1, "OTHER": None}
     assert told["/missing?key=secret"][2] == "127.0.0.1 answered 404"
     assert "secret" not in str(told["/inside"])
     assert await stored(service, "SELECT * FROM fetches") == []
@@ -244,10 +253,14 @@ async def test_renewal_undoes_no_end_of_a_try(make: Make, site: Any, ask: Any, m
     site.answers["/busy"] = [(503, {}, b"")] * 3 + [(200, {}, ask.png())]
     caller = await (await make()).caller("owner")
 
-    async with asyncio.timeout(module.LEASE):  # for which each would wait
-        asset = await caller.fetched(picture(site.base + "/busy"))
+    with capture_logs() as lines:
+        async with asyncio.timeout(module.LEASE):  # for which each would wait
+            asset = await caller.fetched(picture(site.base + "/busy"))
+            while "fetched" not in (told := [line["action"] for line in lines]):  # noqa: ASYNC110  - a log has no event
+                await asyncio.sleep(0.01)
 
     assert asset.status == READY
+    assert [action for action in told if action.startswith("fetch")] == ["fetch_put_off"] * 3 + ["fetched"]
 
 
 @on_sqlite
