@@ -1,4 +1,4 @@
-"""Which IP addresses are the public internet's, and which lead into somebody's own network. Called by outbound; opens
+"""Which IP addresses are the public internet's, and which lead into somebody's own network. Called by outbound; sends
 nothing.
 
 The list is IANA's registries of special-purpose addresses, written out: `ipaddress.is_global` has changed between patch
@@ -7,6 +7,7 @@ releases of Python, lets multicast and translated addresses through, and is aske
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
@@ -61,6 +62,20 @@ def is_public(address: Address) -> bool:
         return address.is_global and not any(address in network for network in NOT_PUBLIC)
     listed = any(address in network for network in NOT_PUBLIC_6)
     return address.is_global and address in GLOBAL_UNICAST and not listed
+
+
+def is_own(address: Address) -> bool:
+    """Whether it is this host's. What a host sends to itself passes no firewall, also by its public address, so that
+    ports would be open which are closed from outside.
+    """
+    address = unwrapped(address)
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 9))  # UDP: it only chooses the way
+        except OSError:  # there is none
+            return False
+        return ip_address(probe.getsockname()[0]) == address
 
 
 def is_in(address: Address, networks: Iterable[Network]) -> bool:

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     http_tls_key: Path | None = None
 
     #: Networks that this service may ask for callers' or tenants' URLs though they are not public: webhooks within the
-    #: company, for instance. Whoever may name a URL reaches all that is there.
+    #: company, or pictures of its own site. Whoever may name a URL reaches all that is there.
     outbound_allow: Networks = Field(default=(), description="networks such as `10.1.0.0/16,fd00::/8`")
 
     #: This replica's name in the log and in the trainers' table. Unset: the host's name and a random suffix.

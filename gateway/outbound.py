@@ -33,7 +33,7 @@ import httpcore
 import httpx
 import structlog
 
-from gateway.addresses import Network, is_in, is_public, literal
+from gateway.addresses import Network, is_in, is_own, is_public, literal
 
 LONGEST_URL = 4096  # characters; signed URLs have up to two thousand
 REDIRECTS = 5  # hops that a GET follows
@@ -204,7 +204,7 @@ class Outbound:
 
     def _may_reach(self, address: str) -> bool:
         parsed = ip_address(address)
-        return is_public(parsed) or is_in(parsed, self._allow)
+        return (is_public(parsed) and not is_own(parsed)) or is_in(parsed, self._allow)
 
     @asynccontextmanager
     async def _exchange(

@@ -6,7 +6,7 @@ from ipaddress import AddressValueError, ip_address, ip_network
 
 import pytest
 
-from gateway.addresses import is_in, is_public, literal
+from gateway.addresses import is_in, is_own, is_public, literal
 
 PUBLIC = """
 1.1.1.1 8.8.8.8 100.63.255.255 100.128.0.1 172.15.255.255 172.32.0.1 192.167.255.255 198.17.255.255 223.255.255.255
@@ -35,6 +35,13 @@ def test_address_of_the_internet_is_public(address: str) -> None:
 @pytest.mark.parametrize("address", PRIVATE.split())
 def test_special_address_is_not_public(address: str) -> None:
     assert not is_public(ip_address(address))
+
+
+def test_hosts_own_address_is_known_as_its_own() -> None:
+    assert is_own(ip_address("127.0.0.1"))
+    assert is_own(ip_address("::ffff:127.0.0.1"))
+    assert not is_own(ip_address("192.0.2.1"))
+    assert not is_own(ip_address("2001:db8::1"))
 
 
 @pytest.mark.parametrize("host", NUMBERS.split())

@@ -241,6 +241,19 @@ async def test_name_is_not_reached_where_any_of_its_addresses_is_private(
     assert "token" not in str(lines)
 
 
+async def test_public_address_of_this_very_host_is_not_reached(
+    site: tuple[Site, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, base = site
+    monkeypatch.setattr(outbound, "is_public", lambda address: True)  # as if the host's were a public one
+
+    async with client(allow=(), resolve=leads_to(["127.0.0.1"])) as guarded:
+        by_name = await refused(got(guarded, f"http://shop.example:{base.rpartition(':')[2]}/"))
+        by_address = await refused(got(guarded, base + "/"))
+
+    assert (by_name.reason, by_address.reason, made.asked) == ("UNREACHABLE", "ADDRESS_NOT_PUBLIC", [])
+
+
 async def test_name_is_resolved_once_and_what_was_checked_is_reached(
     site: tuple[Site, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
