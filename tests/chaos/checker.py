@@ -8,6 +8,7 @@ a run's end; pure. Each violation is a sentence that names the tune.
     4  SUCCEEDED if and only if one committed LoRA whose sha256 verifies; what is left of objects is what rows name
     5  one request_id, one tune; a cancelled tune never runs again
     6  the LoRA of a disturbed tune is byte for byte its undisturbed twin's
+    7  each start and the end of a tune have their webhook, and nothing else has one
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def violations(history: History) -> list[str]:
     found = [*_lost(history), *_objects(history), *_requests(history), *_counters(history)]
     for tune in history.tunes:
         found += [*_log(tune), *_end(tune), *_epochs(tune), *_steps(tune), *_loras(history, tune)]
-        found += [*_cancelled(history, tune), *_twin(history, tune)]
+        found += [*_cancelled(history, tune), *_twin(history, tune), *_webhooks(tune)]
     return found
 
 
@@ -178,3 +179,13 @@ def _counters(history: History) -> Iterator[str]:
         counted, true = (tenant.queued, tenant.running), (queued[tenant.id], running[tenant.id])
         if counted != true:
             yield f"{tenant.id} counts {counted} tunes queued and running, and has {true}"
+
+
+# 7
+
+
+def _webhooks(tune: Tune) -> Iterator[str]:
+    told = [move for move in tune.moves if move.reason == "STARTED" or move.body["status"] in TERMINAL]
+    wanted = [f"tune.{move.body['status']}" for move in told]
+    if list(tune.webhooks) != wanted:
+        yield f"{tune.id}: its webhooks tell {list(tune.webhooks)}, and its log {wanted}"

@@ -43,6 +43,8 @@ class Tune:
     output_lora_ids: Sequence[str] = ()
     snapshot_keys: Sequence[str] = ()
     """Those that its row names."""
+    webhooks: Sequence[str] = ()
+    """Types of the messages about it, in their order."""
 
     @property
     def recipe(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.checker import POISONED, violations
-from tests.chaos.history import Content, Entry, History, Lora, Tenant, Tune, attempts, repeated
+from tests.chaos.history import TERMINAL, Content, Entry, History, Lora, Tenant, Tune, attempts, repeated
 
 LORA = Lora("asset_1", "tune_1", "ready", "loras/tune_1/2/aa.safetensors", "aa", 10)
 
@@ -58,6 +58,11 @@ def tune(log: Iterable[Entry] = DISTURBED, **changes: Any) -> Tune:
         "log": entries,
         "request_id": "request-1",
         "output_lora_ids": ["asset_1"],
+        "webhooks": [
+            f"tune.{each.body['status']}"
+            for each in entries
+            if each.reason == "STARTED" or each.body.get("status") in TERMINAL
+        ],
     }
     return Tune(**{**row, **changes})
 
@@ -164,6 +169,10 @@ BROKEN: dict[str, History | Tune] = {
     "its cancel was answered, and it is succeeded": history(cancels=frozenset({"tune_1"})),
     # 6
     "its undisturbed twin's has cc": history(twins={"ring": "cc"}),
+    # 7
+    "its webhooks tell ['tune.running', 'tune.running'], and its log": tune(webhooks=["tune.running"] * 2),
+    "'tune.succeeded', 'tune.succeeded'], and its log": tune(webhooks=[*["tune.running"] * 2, *["tune.succeeded"] * 2]),
+    "its webhooks tell [], and its log": tune(webhooks=[]),
     # counters
     "counts (1, 0) tunes queued and running, and has (0, 0)": history(tenants=[Tenant("tenant", 1, 0)]),
 }
