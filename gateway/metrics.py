@@ -22,9 +22,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.config import Address, ConfigError
-from store import deliveries, trainers, tunes
+from store import messages, trainers, tunes
 from store.database import Database
-from store.deliveries import OutboxStats
+from store.messages import OutboxStats
 from store.states import TERMINAL
 from store.tunes import QueueStats
 
@@ -56,7 +56,7 @@ async def read_snapshot(database: Database) -> Snapshot:
         await tunes.queue_stats(database),
         sum(trainer.slots for trainer in connected),
         sum(trainer.free_slots for trainer in connected),
-        await deliveries.outbox_stats(database),
+        await messages.stats(database),
     )
 
 

@@ -1,5 +1,5 @@
-"""How the outbox is delivered: which messages are due, who tries them, what becomes of a try, and the operator's log.
-Called by gateway/webhooks and the command line; knows no HTTP but for the meaning of a status.
+"""How the outbox is delivered: which messages are due, who tries them, what becomes of a try. Called by
+gateway/webhooks; knows no HTTP but for the meaning of a status.
 
 Several gateways work on it at once. Who claims a message moves the time at which it is due by a lease, and so owns it
 for as long: a gateway that dies over it leaves a message that falls due again, under the same id. Each claim bears the
@@ -22,12 +22,8 @@ from enum import StrEnum
 from sqlalchemy import Float, Integer, and_, bindparam, func, insert, or_, select, update
 
 from store.database import Database, Transaction
-from store.dialect import Time, among, later, now
-from store.errors import NotFound
-from store.tables import record
+from store.dialect import Time, later, now
 from store.webhook_tables import (
-    WebhookAttempt,
-    WebhookDelivery,
     webhook_attempts,
     webhook_deliveries,
     webhook_endpoints,
@@ -99,26 +95,6 @@ class Verdict:
     """What became of the message."""
     disabled: str | None = None
     """Why the endpoint was disabled with it. None: it was not."""
-
-
-@dataclass(frozen=True)
-class OutboxStats:
-    """The outbox in numbers, for metrics; without what waits for disabled endpoints."""
-
-    pending: int = 0
-    """Messages that wait for their first or next try."""
-    oldest_seconds: float = 0.0
-    """For how long the oldest of them has waited."""
-
-
-@dataclass(frozen=True)
-class LogEntry:
-    """A message as its operator sees it."""
-
-    delivery: WebhookDelivery
-    """The row."""
-    attempts: Sequence[WebhookAttempt]
-    """Its tries, the oldest first."""
 
 
 async def due_endpoints(db: Database) -> list[str]:
@@ -291,78 +267,3 @@ async def _record(transaction: Transaction, due: Due, answer: Answer, fate: Fate
 _RETRY = update(webhook_deliveries).where(_OURS).values(due_at=later(bindparam("pause", type_=Float())))
 _END = update(webhook_deliveries).where(_OURS).values(state=bindparam("fate"), due_at=None, ended_at=now())
 _INSERT_ATTEMPT = insert(webhook_attempts).values(ended_at=now())
-
-
-# What the operator asks
-
-
-async def resend(db: Database, message_id: str, endpoint_id: str | None = None) -> int:
-    """Sends the message once more, to the endpoint or to all that it was for, with as many tries as a new one; also
-    where it was delivered. To how many endpoints. NotFound: there is no such message, or none for the endpoint.
-    """
-    which = [webhook_deliveries.c.message_id == message_id]
-    if endpoint_id is not None:
-        which.append(webhook_deliveries.c.endpoint_id == endpoint_id)
-    again = update(webhook_deliveries).where(*which).values(state="pending", due_at=now(), ended_at=None, tries=0)
-    async with db.write() as transaction:
-        count = (await transaction.execute(again)).rowcount
-        if count == 0:
-            to = "" if endpoint_id is None else f" for {endpoint_id!r}"
-            raise NotFound(f"there is no message {message_id!r}{to}")
-        transaction.wake("webhook", message_id)
-    return count
-
-
-async def log(
-    db: Database, *, message_id: str | None = None, endpoint_id: str | None = None, limit: int = 50
-) -> list[LogEntry]:
-    """The newest messages, all or those of one endpoint, or one message at all its endpoints; each with its tries."""
-    newest = select(webhook_deliveries).order_by(
-        webhook_deliveries.c.created_at.desc(), webhook_deliveries.c.message_id.desc(), webhook_deliveries.c.endpoint_id
-    )
-    if message_id is not None:
-        newest = newest.where(webhook_deliveries.c.message_id == message_id)
-    if endpoint_id is not None:
-        newest = newest.where(webhook_deliveries.c.endpoint_id == endpoint_id)
-    async with db.read() as connection:
-        found = [record(WebhookDelivery, row) for row in await connection.execute(newest.limit(limit))]
-        tried = await connection.execute(_ATTEMPTS, {"messages": [each.message_id for each in found]})
-        attempts = [record(WebhookAttempt, row) for row in tried]
-    return [
-        LogEntry(
-            delivery=each,
-            attempts=[
-                attempt
-                for attempt in attempts
-                if (attempt.message_id, attempt.endpoint_id) == (each.message_id, each.endpoint_id)
-            ],
-        )
-        for each in found
-    ]
-
-
-#: By the primary key.
-_ATTEMPTS = (
-    select(webhook_attempts)
-    .where(among(webhook_attempts.c.message_id, "messages"))
-    .order_by(webhook_attempts.c.message_id, webhook_attempts.c.endpoint_id, webhook_attempts.c.epoch)
-)
-
-
-async def outbox_stats(db: Database) -> OutboxStats:
-    """The outbox in numbers; reads what waits."""
-    async with db.read() as connection:
-        row = (await connection.execute(_STATS)).one()
-    oldest = 0.0 if row.oldest is None else (row.now - row.oldest).total_seconds()
-    return OutboxStats(row.pending, oldest)
-
-
-_STATS = (
-    select(
-        func.count().label("pending"),
-        func.min(webhook_deliveries.c.created_at, type_=Time()).label("oldest"),
-        now().label("now"),
-    )
-    .join(webhook_endpoints, webhook_endpoints.c.id == webhook_deliveries.c.endpoint_id)
-    .where(webhook_deliveries.c.due_at.is_not(None), webhook_endpoints.c.disabled_at.is_(None))
-)

@@ -14,9 +14,9 @@ import cyclopts
 
 from gateway.cli.columns import lines
 from gateway.cli.database import in_database
-from store import deliveries, webhooks
+from store import messages, webhooks
 from store.database import Database
-from store.deliveries import LogEntry
+from store.messages import LogEntry
 from store.webhook_tables import WebhookAttempt
 from store.webhooks import ENDS, EndpointStanding
 
@@ -165,7 +165,7 @@ def log(
     """
 
     async def show(database: Database) -> None:
-        found = await deliveries.log(database, message_id=message_id, endpoint_id=endpoint, limit=limit)
+        found = await messages.log(database, message_id=message_id, endpoint_id=endpoint, limit=limit)
         print(lines([LOG_COLUMNS, *map(_log_cells, found)]))
         if message_id is not None:
             tries = [attempt for entry in found for attempt in entry.attempts]
@@ -187,7 +187,7 @@ def resend(message_id: str, *, endpoint: str | None = None) -> int:
     """
 
     async def again(database: Database) -> None:
-        count = await deliveries.resend(database, message_id, endpoint)
+        count = await messages.resend(database, message_id, endpoint)
         print(f"{message_id} is sent again to {count} endpoint{'s' * (count != 1)}", file=sys.stderr)
 
     return in_database(again, wakes=True)

@@ -21,9 +21,10 @@ from gateway.outbound import Outbound
 from gateway.signatures import signed_headers
 from gateway.webhook_metrics import WebhookMetrics
 from gateway.webhooks import LEASE, Webhooks, retry_after
-from store import deliveries, tunes, webhooks
+from store import messages, tunes, webhooks
 from store.database import Database
-from store.deliveries import Fate, LogEntry
+from store.deliveries import Fate
+from store.messages import LogEntry
 from tests.servers.receiver import Answers, Received, Receiver, receiving
 from tests.store.world import World, make_world
 
@@ -82,7 +83,7 @@ async def told(world: World, times: int = 1) -> None:
 
 async def entry_of(world: World) -> LogEntry:
     """The only message in the log."""
-    [entry] = await deliveries.log(world.database)
+    [entry] = await messages.log(world.database)
     return entry
 
 

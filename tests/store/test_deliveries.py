@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from store import deliveries, retention, tunes, webhooks
+from store import deliveries, messages, retention, tunes, webhooks
 from store.deliveries import FAILING, LONGEST_PAUSE, SCHEDULE, Answer, Due, Fate, pause_after
 from store.errors import NotFound
 from tests.store.world import World
@@ -51,7 +51,7 @@ async def test_delivered_message_is_due_no_more_and_stands_in_the_log(world: Wor
     assert verdict.fate is Fate.DELIVERED
     assert await deliveries.due_endpoints(world.database) == []
     assert await claim(world, endpoint) == []
-    [entry] = await deliveries.log(world.database)
+    [entry] = await messages.log(world.database)
     assert (entry.delivery.state, entry.delivery.due_at) == ("delivered", None)
     assert [(each.status, each.error, each.seconds) for each in entry.attempts] == [(204, None, 0.1)]
 
@@ -95,7 +95,7 @@ async def test_try_that_ends_after_its_lease_is_not_recorded_once_another_has_be
     again = await deliveries.conclude(world.database, newer, GOOD)
 
     assert (stale.fate, recorded.fate, again.fate) == (Fate.STALE, Fate.DELIVERED, Fate.STALE)
-    [entry] = await deliveries.log(world.database)
+    [entry] = await messages.log(world.database)
     assert [each.status for each in entry.attempts] == [204]
 
 
@@ -116,7 +116,7 @@ async def test_failed_message_is_tried_as_the_schedule_says_and_then_given_up(wo
     assert 1.5 * DAY <= sum(SCHEDULE) <= 1.7 * DAY
     await world.database.move_clock(30 * DAY)
     assert await claim(world, endpoint) == []
-    [entry] = await deliveries.log(world.database)
+    [entry] = await messages.log(world.database)
     assert (entry.delivery.state, len(entry.attempts)) == ("given_up", len(SCHEDULE) + 1)
 
 
@@ -209,7 +209,7 @@ async def test_message_is_sent_again_by_hand_under_its_id_with_all_its_tries(wor
     await deliveries.conclude(world.database, due, GOOD)
 
     async with world.database.wakeups.subscribe("webhook") as woken:
-        count = await deliveries.resend(world.database, due.message_id)
+        count = await messages.resend(world.database, due.message_id)
         heard = await woken.wait(10.0)
     [again] = await claim(world, endpoint)
     verdict = await deliveries.conclude(world.database, again, BAD)
@@ -217,7 +217,7 @@ async def test_message_is_sent_again_by_hand_under_its_id_with_all_its_tries(wor
     assert (count, heard) == (1, [due.message_id])
     assert (again.message_id, again.body, again.epoch) == (due.message_id, due.body, 2)
     assert verdict.fate is Fate.RETRIED
-    [entry] = await deliveries.log(world.database, endpoint_id=endpoint)
+    [entry] = await messages.log(world.database, endpoint_id=endpoint)
     assert [each.status for each in entry.attempts] == [204, 500]
 
 
@@ -227,9 +227,9 @@ async def test_resending_what_is_not_there_is_refused(world: World) -> None:
     [due] = await claim(world, endpoint)
 
     with pytest.raises(NotFound, match="there is no message 'msg_1'"):
-        await deliveries.resend(world.database, "msg_1")
+        await messages.resend(world.database, "msg_1")
     with pytest.raises(NotFound, match=f"there is no message '{due.message_id}' for 'hook_1'"):
-        await deliveries.resend(world.database, due.message_id, "hook_1")
+        await messages.resend(world.database, due.message_id, "hook_1")
 
 
 async def test_endpoint_whose_turn_came_first_goes_first_and_none_hides_another(world: World) -> None:
@@ -250,10 +250,10 @@ async def test_outbox_is_counted_without_disabled_endpoints(world: World) -> Non
     await world.database.move_clock(50)
     await webhooks.disable(world.database, second, "too loud")
 
-    stats = await deliveries.outbox_stats(world.database)
+    stats = await messages.stats(world.database)
     for due in await claim(world, first):
         await deliveries.conclude(world.database, due, GOOD)
-    empty = await deliveries.outbox_stats(world.database)
+    empty = await messages.stats(world.database)
 
     assert stats.pending == 2
     assert 50 <= stats.oldest_seconds < 110
@@ -264,12 +264,12 @@ async def test_log_shows_the_newest_first_and_no_more_than_asked(world: World) -
     endpoint = await add(world)
     await told(world, 3)
 
-    newest = await deliveries.log(world.database, limit=2)
-    one = await deliveries.log(world.database, message_id=newest[1].delivery.message_id)
+    newest = await messages.log(world.database, limit=2)
+    one = await messages.log(world.database, message_id=newest[1].delivery.message_id)
 
     assert newest[0].delivery.message_id > newest[1].delivery.message_id
     assert [entry.delivery.message_id for entry in one] == [newest[1].delivery.message_id]
-    assert await deliveries.log(world.database, endpoint_id="hook_1") == []
+    assert await messages.log(world.database, endpoint_id="hook_1") == []
     assert one[0].delivery.endpoint_id == endpoint
     assert newest[0].delivery.created_at - newest[1].delivery.created_at < timedelta(minutes=5)
 
@@ -283,7 +283,7 @@ async def test_old_messages_leave_the_log_and_those_that_wait_stay(world: World)
     await world.database.move_clock(31 * DAY)
 
     erased = [await retention.forget_deliveries(world.database, 30 * DAY) for _ in range(2)]
-    [left] = await deliveries.log(world.database)
+    [left] = await messages.log(world.database)
     await webhooks.disable(world.database, endpoint, "gone")
     young = await retention.forget_deliveries(world.database, 30 * DAY)
     await world.database.move_clock(31 * DAY)

@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.responses import Response
 
 from gateway.webhooks import LEASE
-from store import deliveries, tunes, webhooks
+from store import messages, tunes, webhooks
 from store.database import Database
 from tests.servers.gateway import Gateway
 from tests.servers.receiver import Received, receiving
@@ -41,7 +41,7 @@ async def test_webhook_that_a_killed_gateway_had_sent_is_sent_again_under_its_id
         [first, second] = await receiver.have(2)
         await asyncio.to_thread(gateway.stop)
 
-    [entry] = await deliveries.log(database)
+    [entry] = await messages.log(database)
     await database.close()
     assert (first.id, first.body) == (second.id, second.body)
     assert entry.delivery.state == "delivered", "what a gateway has sent when it is told to end, it records"
