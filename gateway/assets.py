@@ -127,8 +127,6 @@ def check(request: asset_service_pb2.CreateAssetRequest) -> None:
     if arm != kind:
         told = f"is {arm!r}" if arm else "is missing"
         raise invalid([Violation("data", f"its asset_type {told}; asset_type is {kind!r}", "ASSET_TYPE_MISMATCH")])
-    if kind != "file" and not getattr(request.data, kind).engine:
-        raise invalid([Violation(f"data.{kind}.engine", "must not be empty", "REQUIRED")])
     if faults := list(fetch_faults(request, kind)):
         raise invalid(faults)
     if request.is_public and not caller().is_operator:

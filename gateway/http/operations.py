@@ -175,7 +175,7 @@ def _success(binding: Binding, schemas: Schemas) -> Operation:
     if binding.method.server_streaming:
         message = schemas.answer(output)
         content = {
-            "text/event-stream": {"schema": {"type": "string"}, "x-event-schema": message},
+            "text/event-stream": {"schema": _event(message), "x-event-schema": message},
             "application/x-ndjson": {"schema": {"type": "string"}, "x-line-schema": message},
         }
         text = "The messages as they come: server-sent events, or one JSON object a line where `Accept` asks for it."
@@ -192,6 +192,17 @@ def _success(binding: Binding, schemas: Schemas) -> Operation:
         "headers": headers,
         "content": {"application/json": {"schema": schema}},
     }
+
+
+def _event(message: Schema) -> Schema:
+    """Of each server-sent event: OpenAPI 3.1 has no word for the items of a stream, and tools take `schema` for one."""
+    data = [message, {"$ref": "#/components/schemas/Refusal"}, {"type": "object", "maxProperties": 0}]  # error, end
+    parts: dict[str, Schema] = {
+        "id": {"type": "string", "description": "The message's `id`, for `Last-Event-ID`."},
+        "event": {"type": "string", "description": "What the message tells of; `end` and `error` end a stream."},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": data}},
+    }
+    return {"type": "object", "properties": parts}
 
 
 _NAMED: Final[dict[str, Any]] = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}

@@ -161,7 +161,10 @@ class _ParameterReader:
     def read(self, text: str, request: Request) -> None:
         """Reads one text."""
         container, name = self._container(request.message), self._field.name
-        body_said = getattr(container, name) if self._field.has_presence and container.HasField(name) else None
+        # Of query and header the header counts: an EventSource asks again for the URL that it was given, with its
+        # `?after_id=`, and says in Last-Event-ID how far it has come.
+        in_body = self.dotted not in request.given and self._field.has_presence and container.HasField(name)
+        body_said = getattr(container, name) if in_body else None
         request.given[self.dotted] = self.loc
         loc = self.loc[:-1] if self._is_message else self.loc  # a message's reader adds its own name
         self._read(container, text, loc, request.faults)

@@ -94,6 +94,15 @@ async def test_the_last_event_id_goes_to_the_rpc(door: Front) -> None:
     assert door.tunes.asked[0].after_id == 7
 
 
+async def test_a_browser_that_asks_again_is_further_than_the_url_that_it_was_given(door: Front) -> None:
+    door.tunes.events = [warning(8)]
+
+    answer = await door.http.get(PATH, params={"after_id": "2"}, headers={"last-event-id": "7"})
+
+    assert answer.status_code == 200
+    assert door.tunes.asked[0].after_id == 7
+
+
 async def test_a_browser_with_nothing_left_to_see_is_told_not_to_ask_again(door: Front) -> None:
     again = await door.http.get(PATH, headers={"last-event-id": "7"})
     first = await door.http.get(PATH)

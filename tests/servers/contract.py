@@ -37,7 +37,7 @@ class Contract:
         path, verb = response.request.url.raw_path.decode().partition("?")[0], response.request.method
         if "event-stream" not in response.headers.get("content-type", ""):
             response.read()
-        found = self._operation(path, verb)
+        found = self.operation(path, verb)
         if found is None:
             assert response.status_code in (404, 405), f"{verb} {path}: {response.status_code} of no operation"
             self.hold_value({"$ref": "#/components/schemas/Refusal"}, response.json())
@@ -70,7 +70,8 @@ class Contract:
         broken = [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(value)]
         assert broken == [], where
 
-    def _operation(self, path: str, verb: str) -> Document | None:
+    def operation(self, path: str, verb: str) -> Document | None:
+        """The operation that a request is, or None."""
         verb = "get" if verb == "HEAD" else verb.lower()
         templates = sorted(self.document["paths"], key=lambda template: template.count("{"))
         for template in templates:
