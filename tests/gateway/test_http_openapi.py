@@ -77,7 +77,7 @@ def test_every_operation_parameter_and_key_says_what_it_is(document: dict[str, A
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("Tune", {"result", "succeeded_at", "deleted_at"}),
+        ("Tune", {"result", "succeeded_at", "deleted_at", "estimate"}),
         ("TuneResult", {"number_of_available_assets"}),
         ("LoraTune", {"resize_images", "seed", "hyperparameters"}),
         ("LoraTuneCheckpoint", {"engine", "name"}),
