@@ -177,3 +177,26 @@ async def swept(database_url: str, bucket: S3Objects) -> None:
         await Sweeper(database, bucket, leftover_seconds=0, upload_seconds=86_400).sweep()
     finally:
         await database.close()
+
+
+def test_a_bucket_that_is_not_there_ends_the_start(moto: Moto, tmp_path: Path) -> None:
+    settings = {**moto.environment_of(), "TUNESMITH_OBJECTS_URL": "s3://no-such-bucket"}
+    gateway = Gateway(f"sqlite:///{tmp_path / 'tunesmith.db'}", tmp_path, settings)
+
+    with pytest.raises(RuntimeError, match=r"exit code 2") as raised:
+        gateway.start()
+
+    assert "TUNESMITH_OBJECTS_URL=(not shown): s3://no-such-bucket/" in str(raised.value)
+    assert "answers 404 Not Found" in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+
+
+def test_a_gateway_starts_while_s3_is_away(tmp_path: Path) -> None:
+    """Nobody needs to start it anew when S3 comes back."""
+    settings = {**Moto.environment_at("http://127.0.0.1:9"), "TUNESMITH_OBJECTS_URL": "s3://bucket"}
+
+    with Gateway(f"sqlite:///{tmp_path / 'tunesmith.db'}", tmp_path, settings) as gateway, gateway.client() as client:
+        health = client.get("/health")
+
+    assert health.status_code == 200
+    assert "s3://bucket/ at http://127.0.0.1:9 does not answer" in gateway.log()
