@@ -20,7 +20,7 @@ import grpc
 import structlog
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from gateway import peers, request_ids, rules, status
 from gateway.credentials import Credentials, TooManyWrong
@@ -40,6 +40,7 @@ _request_id: ContextVar[str] = ContextVar("request_id")
 
 _OPEN = ("/grpc.health.v1.", "/grpc.reflection.")  # load balancers and grpcurl come without a key
 _TRAINERS = "/tunesmith.trainer."
+_ILLEGIBLE = object()  # stands for a request that could not be read: who sent it is looked at first
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Recorder = Callable[[str, str, float], None]
@@ -119,7 +120,10 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         factory, behaviour = make[handler.request_streaming, handler.response_streaming]
         # A generator's rpc is served by a generator; a coroutine that writes to the context by a coroutine.
         serve = self._stream if inspect.isasyncgenfunction(behaviour) else self._unary
-        return factory(serve(behaviour, method), handler.request_deserializer, handler.response_serializer)
+        read = handler.request_deserializer
+        if not (handler.request_streaming or method.startswith(_OPEN)):
+            read = _reader(read)
+        return factory(serve(behaviour, method), read, handler.response_serializer)
 
     def _unary(self, behaviour: Any, method: str) -> Any:  # noqa: ANN401
         async def serve(request: Any, context: Any) -> Any:  # noqa: ANN401
@@ -174,6 +178,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             await self._admit_trainer(metadata, context)
             return
         await self._admit_caller(metadata, context, method)
+        if request is _ILLEGIBLE:
+            text = "The request's bytes are no message of this rpc."
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE", text)
         if isinstance(request, Message):
             judge_only = status.JUDGE_ONLY in metadata
             broken = rules.violations(request)
@@ -202,6 +209,20 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             raise _unauthenticated("TOKEN_INVALID", "This join token is not valid.")
         _trainer_id.set(found)
         structlog.contextvars.bind_contextvars(trainer_id=found)
+
+
+def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Reads a request. gRPC itself would call bytes that cannot be read UNKNOWN, in words of its own."""
+    if deserialize is None:
+        return None
+
+    def read(content: bytes) -> Any:  # noqa: ANN401 - a message of any rpc
+        try:
+            return deserialize(content)
+        except DecodeError:
+            return _ILLEGIBLE
+
+    return read
 
 
 @cache

@@ -200,6 +200,20 @@ async def test_health_is_open(native: Native) -> None:
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_bytes_that_are_no_message_are_the_callers_fault(native: Native) -> None:
+    one: Any = native.channel.unary_unary("/tunesmith.v1.TuneService/GetTune")
+    many: Any = native.channel.unary_stream("/tunesmith.v1.TuneService/WatchTune")
+
+    refusals = [await refusal_of(one(b"\xff\xff", metadata=KEY)), await refusal_of(_first(many(b"\xff", metadata=KEY)))]
+    stranger, _ = await refusal_of(one(b"\xff\xff"))
+
+    for error, rich in refusals:
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert details(rich, ErrorInfo).reason == "MALFORMED_MESSAGE"
+    assert stranger.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert not native.tunes.asked
+
+
 async def test_a_method_that_nobody_serves_is_unimplemented(native: Native) -> None:
     nothing: Any = native.channel.unary_unary("/tunesmith.v1.TuneService/Nothing")
 
