@@ -318,7 +318,7 @@ def shelf(gateway: Any, pictures: list[Path]) -> Account:
     return account
 
 
-@pytest.mark.parametrize(("which", "names"), FILTERS, ids=lambda value: ",".join(value) if value else "none")
+@pytest.mark.parametrize(("which", "names"), FILTERS, ids=lambda value: ",".join(sorted(value)) or "none")
 def test_each_filter_of_assets_is_heard(open_sdk: Open, shelf: Account, which: dict[str, Any], names: set[str]) -> None:
     found = open_sdk(shelf.url, shelf.key).asset_library.list(**which)
 
