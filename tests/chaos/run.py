@@ -35,6 +35,7 @@ from tests.servers.photographs import photographs
 
 PACE = 2.5  # seconds between two faults, on average
 DEADLY_EVERY = 8.0  # seconds; if fewer attempts than that lose their engine, the storm goes on
+DEADLY_ENOUGH = 25  # of these, however long the storm: it is short ones that may disturb too little
 LONGER = 2  # times its length, at most
 BOUND = 150.0  # seconds after the last fault in which every accepted tune must end
 MORE_THAN_TRAINERS = 2  # tunes that are to be under way, so that some always wait
@@ -104,7 +105,8 @@ def _storm(stage: Stage, plan: Plan, struck: Counter[str]) -> None:
 
 def _is_slow(struck: Counter[str], plan: Plan) -> bool:
     """Whether too few attempts have lost their engine so far: on a busy host it takes long to come up again."""
-    return sum(struck[faults.kind(fault)] for fault in faults.DEADLY) < plan.seconds / DEADLY_EVERY
+    deadly = sum(struck[faults.kind(fault)] for fault in faults.DEADLY)
+    return deadly < min(plan.seconds / DEADLY_EVERY, DEADLY_ENOUGH)
 
 
 def _strike(
