@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.servers.photographs import photographs
 from tests.servers.postgres import PostgresServer
 from tests.servers.trainer import Trainer
 
+AWAY = 30.0  # seconds
 LONG = 100_000  # steps: no tune ends by itself
 OFTEN = {"snapshot_every_seconds": 2.0, "prior_preservation_weight": 0}
 Log = list[dict[str, Any]]
@@ -37,6 +39,7 @@ def measure(quick: bool) -> dict[str, Any]:
             "trainer_killed": _spreads(stage.trainer_killed() for _ in range(rounds)),
             "trainer_killed_and_started_again": _spreads(stage.trainer_started_again() for _ in range(rounds)),
             "gateway_killed": _spreads(stage.gateway_killed() for _ in range(rounds)),
+            "database_away": _spreads(stage.database_away() for _ in range(rounds)),
             "cancelled": _spreads(stage.cancelled(by) for by in ("own", "other") * 2 * rounds),
         }
 
@@ -62,7 +65,7 @@ def _stage() -> Iterator[_Stage]:
             addresses = [f"127.0.0.1:{port}" for port in ports.values()]
             trainer = Trainer(addresses, token, folder / name, {"TUNESMITH_TRAINER_ID": name})
             trainers[name] = opened.enter_context(trainer)
-        yield _Stage(url, gateways, trainers, photographs(folder)[0])
+        yield _Stage(postgres, url, gateways, trainers, photographs(folder)[0])
 
 
 def _settings(folder: Path, name: str, port: int) -> dict[str, str]:
@@ -89,7 +92,15 @@ async def _tokens(url: str, names: list[str]) -> dict[str, str]:
 class _Stage:
     """Gateways "a" and "b", and two trainers that may go to either."""
 
-    def __init__(self, url: str, gateways: dict[str, Gateway], trainers: dict[str, Trainer], picture: Path) -> None:
+    def __init__(
+        self,
+        postgres: PostgresServer,
+        url: str,
+        gateways: dict[str, Gateway],
+        trainers: dict[str, Trainer],
+        picture: Path,
+    ) -> None:
+        self._postgres = postgres
         self._url = url
         self._gateways = gateways
         self._trainers = trainers
@@ -137,13 +148,32 @@ class _Stage:
         tune, _, gateway = self._running()
         self._gateways[gateway].kill()
         self._gateways[gateway].start()
-        wanted = self._step(tune) + 50
-        log = self._until(tune, lambda log: log[-1]["event"]["type"] == "metrics" and _steps(log[-1:])[-1] >= wanted)
+        return self._cost(self._ended_after(tune, self._step(tune) + 50))
+
+    def database_away(self) -> dict[str, float]:
+        """The tune trains on meanwhile, and tells of it afterwards."""
+        tune, _, _ = self._running()
+        before = self._step(tune)
+        self._postgres.stop()
+        time.sleep(AWAY)
+        self._postgres.start()
+        back = datetime.now(UTC)
+        log = self._ended_after(tune, before + 50)
+        told = next(event for event in _metrics(log) if _at(event) > back)
+        return {"to_told_seconds": (_at(told) - back).total_seconds(), **self._cost(log)}
+
+    def _ended_after(self, tune: str, step: int) -> Log:
+        """The log up to the step; then the tune is cancelled."""
+        log = self._until(tune, lambda log: log[-1]["event"]["type"] == "metrics" and _steps(log[-1:])[-1] >= step)
         self._end(tune)
+        return log
+
+    def _cost(self, log: Log) -> dict[str, float]:
         steps = _steps(log)
         return {
             "attempts": max(event["event"].get("attempt", 0) for event in log),
             "steps_repeated": len(steps) - len(set(steps)),
+            "steps_missing": max(steps) - len(set(steps)),
         }
 
     def cancelled(self, by: str) -> dict[str, float]:

@@ -9,17 +9,22 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.servers.gateway import Gateway
 from tests.servers.processes import descendants
 from tests.servers.service import Client, Service
+from tests.servers.trainer import Trainer
 
 STEPS = 120
 OFTEN = {"snapshot_every_seconds": 0.2, "prior_preservation_weight": 0}
 RARELY = {"snapshot_every_seconds": 3600, "prior_preservation_weight": 0}
+FAKETIME = Path(__file__).parents[2] / ".venv/lib/libfaketime.so.1"  # scripts/tools puts it there
+UNSHIFTED = {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # a wrong wall clock runs as fast as a right one
 LEASE = {"TUNESMITH_LEASE_SECONDS": "3", "TUNESMITH_HEARTBEAT_SECONDS": "0.5"}
 
 
@@ -108,6 +113,31 @@ def test_a_snapshot_with_a_flipped_byte_is_refused_and_the_one_before_it_used(
     assert result == expected
     assert "SNAPSHOT_REFUSED" in reasons
     assert second[0] - 1 == before
+
+
+@pytest.mark.slow
+def test_trainers_whose_clocks_are_an_hour_off_lose_no_lease_and_resume_to_the_same_bytes(
+    tmp_path: Path, pictures: list[Path], expected: str
+) -> None:
+    """Wrong clock: nobody compares a trainer's wall clock with anything."""
+    ahead, behind = ({"LD_PRELOAD": str(FAKETIME), "FAKETIME": by} | UNSHIFTED for by in ("+3600", "-3600"))
+    with Gateway(f"sqlite:///{tmp_path / 'tunesmith.db'}", tmp_path / "gateway", LEASE) as gateway:
+        gateways, token = [gateway.ready["grpc"]], gateway.trainer_token
+        with gateway.client() as client:
+            tune = begun(client, pictures, "untimely", **OFTEN)
+            with Trainer(gateways, token, tmp_path / "ahead", ahead) as first:
+                stored(client, tune, 2)
+                said = datetime.fromisoformat(first.log().split(maxsplit=1)[0])
+                first.kill()
+            with Trainer(gateways, token, tmp_path / "behind", behind):
+                result = lora(client, tune)
+
+            _, second = epochs(client, tune)
+            attempts = [event["event"].get("attempt", 0) for event in log(client, tune)]
+    assert 3500 < (said - datetime.now(UTC)).total_seconds() < 3700
+    assert result == expected
+    assert second[0] > 1
+    assert max(attempts) == 2
 
 
 def kept(data: Path, tune_id: str) -> tuple[Path, int]:
