@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.servers.daemon import Daemon
 from tests.servers.gateway import Gateway
 from tests.servers.postgres import PostgresServer
-from tests.servers.service import Client
+from tests.servers.service import Client, tune_request
 from tests.servers.trainer import Trainer
 
 POLL = 2.0  # seconds; what is not told is found by then
@@ -60,6 +61,30 @@ def gateways(postgres_url: str, tmp_path: Path) -> Iterator[list[Gateway]]:
 def trainer_on_b(gateways: list[Gateway], tmp_path: Path) -> Iterator[Trainer]:
     with Trainer([gateways[1].ready["grpc"]], gateways[1].trainer_token, tmp_path / "trainer") as trainer:
         yield trainer
+
+
+@pytest.mark.slow
+def test_a_create_that_is_sent_to_both_at_once_again_and_again_gives_one_tune(gateways: list[Gateway]) -> None:
+    """With an Idempotency-Key, and without one, as the TypeScript SDK's retries come; another body is refused."""
+    with gateways[0].client() as on_a, gateways[1].client() as on_b, ThreadPoolExecutor(8) as callers:
+        data = {"asset_type": "file", "name": "a", "data": {"asset_type": "file"}}
+        file_id = on_a.post("/v1/assets", json=data).json()["asset"]["id"]
+        for name, headers in (("keyed", {"Idempotency-Key": "once"}), ("bare", {})):
+            body = tune_request(name, [file_id])
+
+            answers = list(
+                callers.map(
+                    lambda client, body=body, headers=headers: client.post("/v1/tune", json=body, headers=headers),
+                    [on_a, on_b] * 8,
+                )
+            )
+            other = on_b.post("/v1/tune", json={**body, "description": "another"}, headers=headers)
+
+            assert [answer.status_code for answer in answers] == [201] * 16
+            assert len({answer.json()["id"] for answer in answers}) == 1
+            assert sum("idempotent-replay" not in answer.headers for answer in answers) == 1
+            assert other.status_code == (422 if headers else 409)
+        assert on_b.get("/v1/tunes").json()["total"] == 2
 
 
 @pytest.mark.slow
