@@ -34,7 +34,7 @@ from tests.chaos.stage import SECRET, Stage
 from tests.servers.photographs import photographs
 
 PACE = 2.5  # seconds between two faults, on average
-DEADLY_EVERY = 8.0  # seconds; if fewer attempts than that lose their engine, the storm goes on
+DEADLY_EVERY = 5.0  # seconds; if fewer attempts than that lose their engine, the storm goes on
 DEADLY_ENOUGH = 25  # of these, however long the storm: it is short ones that may disturb too little
 LONGER = 2  # times its length, at most
 BOUND = 150.0  # seconds after the last fault in which every accepted tune must end

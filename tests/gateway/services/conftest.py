@@ -78,6 +78,7 @@ class Service:
 
     database: Database
     objects: LocalObjects
+    signer: Signer
     watch: Watch
     judges: Judges
     address: str
@@ -126,7 +127,8 @@ class _Stream(_Key, grpc.aio.UnaryStreamClientInterceptor):
 @pytest.fixture
 async def service(database: Database, tmp_path: Path) -> AsyncIterator[Service]:
     await catalogue.publish(database, catalogue.gather(None))
-    objects = LocalObjects(tmp_path / "objects", Signer("http://gateway.example", b"a secret of tests"))
+    signer = Signer("http://gateway.example", b"a secret of tests")
+    objects = LocalObjects(tmp_path / "objects", signer)
     judges = Judges(Limits(size_bytes=200_000), workers=1)
     watch = Watch(database)
     uploads = Uploads(
@@ -142,7 +144,7 @@ async def service(database: Database, tmp_path: Path) -> AsyncIterator[Service]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     watching = asyncio.create_task(watch.run())
-    yield Service(database, objects, watch, judges, f"127.0.0.1:{port}")
+    yield Service(database, objects, signer, watch, judges, f"127.0.0.1:{port}")
     watch.close()
     await server.stop(1)
     watching.cancel()

@@ -68,7 +68,7 @@ async def stranger(service: Any, ask: Any) -> AsyncIterator[Caller]:
     made = await keys.create_tenant(service.database, "stranger")
     _, secret = await keys.create_key(service.database, made.id, "test")
     async with grpc.aio.insecure_channel(service.address, options=app.CHANNEL_OPTIONS) as channel:
-        shim = app.build(channel, CALLER_SERVICES, objects=service.objects)
+        shim = app.build(channel, CALLER_SERVICES, objects=(service.objects, service.signer))
         transport = httpx.ASGITransport(shim)
         key = {"authorization": f"Bearer {secret}"}
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=key) as client:

@@ -82,6 +82,7 @@ TUNE: dict[str, Any] = {
     "metadata": dict,
     "continue_on_rejection": bool,
     "priority": int,
+    "estimate": Nullable({"seconds": float, "steps_per_second": float, "tunes": int}),
 }
 
 DATA_TYPE = Nullable({"fp16", "fp32", "int4", "int8"})
