@@ -42,12 +42,13 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
     ) -> asset_service_pb2.CreateAssetResponse:
         """Stores an asset that waits for its bytes, which the caller uploads or a gateway fetches."""
         check(request)
-        new = wire.new_asset(request, tenant_id=caller().tenant_id)
         if request.url or request.hf_repo:
+            fetcher = self._fetcher(request)  # first: what is no URL cannot be shown either
             token = request.hf_token_secret if request.HasField("hf_token_secret") else None
-            row = await self._fetcher(request).order(new, wire.new_fetch(request), token)
+            new = wire.new_asset(request, tenant_id=caller().tenant_id)
+            row = await fetcher.order(new, wire.new_fetch(request), token)
         else:
-            row = await assets.create(self._database, new)
+            row = await assets.create(self._database, wire.new_asset(request, tenant_id=caller().tenant_id))
         return asset_service_pb2.CreateAssetResponse(
             asset=wire.asset(row), token=row.id, transfer_api=await self._transfer(row)
         )

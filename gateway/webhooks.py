@@ -155,7 +155,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(said)
     try:
         at = parsedate_to_datetime(said)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a year or an offset past all bounds
         return None
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())

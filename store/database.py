@@ -37,6 +37,8 @@ from store.wakeups.postgres import PostgresWakeups
 
 BUSY_LIMIT = 10.0  # seconds that a write waits on SQLite for another process's, such as the command line's
 POOL_LIMIT = 10.0  # seconds; never met, since callers wait for their turn before they ask the pool
+#: Of every engine. A statement that fails is logged without its values: one may be a signed URL or a secret.
+LIMITS: dict[str, Any] = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "hide_parameters": True}
 #: A half-open connection is found out within 20 s; a statement that hangs is ended by the server, and one whose caller
 #: has gone, too.
 POSTGRESQL = {
@@ -224,7 +226,7 @@ def _open_sqlite(url: URL, pool_size: int) -> Database:
     async def connect() -> aiosqlite.Connection:
         return await SqliteConnection(path, BUSY_LIMIT)
 
-    limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "async_creator": connect}
+    limits = {**LIMITS, "async_creator": connect}
     # Each call of the driver is a change of threads, and callers read at every request: so a connection that only reads
     # is set to autocommit once, and has nothing to roll back when it is given back.
     reader = create_async_engine(
@@ -257,7 +259,7 @@ def _open_postgresql(url: URL, pool_size: int, *, wakeups: bool) -> Database:
 
     def opened(size: int, connection: type[PostgresConnection]) -> AsyncEngine:
         arguments = {**POSTGRESQL, "async_creator_fn": connection.connect}
-        limits = {"max_overflow": 0, "pool_timeout": POOL_LIMIT, "connect_args": arguments}
+        limits = {**LIMITS, "connect_args": arguments}
         return create_async_engine(url, pool_size=size, **limits)
 
     engine, beater = opened(pool_size, PostgresConnection), opened(1, BeatConnection)

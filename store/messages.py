@@ -49,7 +49,9 @@ async def resend(db: Database, message_id: str, endpoint_id: str | None = None) 
     which = [webhook_deliveries.c.message_id == message_id]
     if endpoint_id is not None:
         which.append(webhook_deliveries.c.endpoint_id == endpoint_id)
-    again = update(webhook_deliveries).where(*which).values(state="pending", due_at=now(), ended_at=None, tries=0)
+    epoch = webhook_deliveries.c.epoch + 1  # a try that is under way counts for nothing any more
+    anew = {"state": "pending", "due_at": now(), "ended_at": None, "tries": 0, "epoch": epoch}
+    again = update(webhook_deliveries).where(*which).values(anew)
     async with db.write() as transaction:
         count = (await transaction.execute(again)).rowcount
         if count == 0:

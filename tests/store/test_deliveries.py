@@ -215,10 +215,23 @@ async def test_message_is_sent_again_by_hand_under_its_id_with_all_its_tries(wor
     verdict = await deliveries.conclude(world.database, again, BAD)
 
     assert (count, heard) == (1, [due.message_id])
-    assert (again.message_id, again.body, again.epoch) == (due.message_id, due.body, 2)
+    assert (again.message_id, again.body, again.epoch) == (due.message_id, due.body, 3)
     assert verdict.fate is Fate.RETRIED
     [entry] = await messages.log(world.database, endpoint_id=endpoint)
     assert [each.status for each in entry.attempts] == [204, 500]
+
+
+async def test_a_try_under_way_does_not_put_off_what_is_resent_meanwhile(world: World) -> None:
+    endpoint = await add(world)
+    await told(world)
+    [due] = await claim(world, endpoint)
+
+    await messages.resend(world.database, due.message_id)
+    late = await deliveries.conclude(world.database, due, BAD)
+    again = await claim(world, endpoint)
+
+    assert late.fate is Fate.STALE
+    assert [each.message_id for each in again] == [due.message_id]
 
 
 async def test_resending_what_is_not_there_is_refused(world: World) -> None:

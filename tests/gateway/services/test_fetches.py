@@ -344,6 +344,8 @@ async def test_slow_servers_of_one_tenant_hold_up_no_other(make: Make, site: Any
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"url": "file:///etc/passwd"}, "url", "its scheme is 'file'; wanted http or https"),
+    ({"url": "http://["}, "url", "its host is missing, or none; wanted https://HOST/PATH"),
+    ({"url": "http://[abc]/"}, "url", "it is not a URL; wanted https://HOST/PATH"),
     ({"url": "http://169.254.169.254/latest"}, "url", "its host 169.254.169.254 is not a public address"),
     ({"url": "http://u:p@shop.example/"}, "url", "it holds a user or a password; wanted a URL without"),
     ({"url": "https://shop.example/", "hf_repo": "o/r"}, "hf_repo", "wanted url or hf_repo, and both are given"),
