@@ -19,7 +19,7 @@ from gateway.config import Settings as GatewaySettings
 from gateway.metrics import Metrics as GatewayMetrics
 from gateway.metrics import Snapshot
 from gateway.stream_metrics import StreamMetrics
-from gateway.webhook_metrics import WebhookMetrics
+from gateway.webhooks.metrics import WebhookMetrics
 from store.tunes import QueueStats
 from trainer.supervisor.config import Settings as TrainerSettings
 from trainer.supervisor.metrics import Metrics as TrainerMetrics

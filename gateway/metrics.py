@@ -22,11 +22,12 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.config import Address, ConfigError
-from store import messages, trainers, tunes
+from store import trainers, tunes
 from store.database import Database
-from store.messages import OutboxStats
 from store.states import TERMINAL
 from store.tunes import QueueStats
+from store.webhooks import messages
+from store.webhooks.messages import OutboxStats
 
 ENGINES = 64  # that get series of their own: a tenant can invent engines for its checkpoints
 OTHER = "other"  # stands for all engines that have none

@@ -49,8 +49,8 @@ from gateway.trainers import TrainerServicer
 from gateway.tunes import TuneService
 from gateway.uploads import Uploads
 from gateway.watch import Watch
-from gateway.webhook_metrics import WebhookMetrics
-from gateway.webhooks import Webhooks
+from gateway.webhooks.delivery import Webhooks
+from gateway.webhooks.metrics import WebhookMetrics
 from store import keys
 from store.database import Database
 from store.errors import ObjectsAway

@@ -20,9 +20,9 @@ from sqlalchemy import bindparam, null, select, update
 from store.database import Transaction
 from store.dialect import now
 from store.events import Entry, append, status_changed
-from store.outbox import tell
 from store.states import LEASED, TERMINAL, TuneState, may_move
 from store.tables import Tune, queues, record, tenants, tunes
+from store.webhooks.outbox import tell
 
 #: In which several tunes are locked, and moved.
 LOCK_ORDER = (tunes.c.tenant_id, tunes.c.id)

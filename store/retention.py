@@ -21,7 +21,7 @@ from store.database import Database, Transaction
 from store.dialect import Document, among, later, now
 from store.moves import lock
 from store.tables import IS_QUEUED, api_keys, assets, events, tunes
-from store.webhook_tables import webhook_deliveries, webhook_endpoints
+from store.webhooks.tables import webhook_deliveries, webhook_endpoints
 
 CHUNKS = 500  # of metrics, a transaction
 ROWS = 200  # a transaction

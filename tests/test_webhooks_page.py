@@ -9,15 +9,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gateway import outbound, webhooks
+from gateway import outbound
 from gateway.cli.__main__ import app
-from gateway.signatures import signed_headers
-from store import deliveries
-from store.outbox import _body
+from gateway.webhooks import delivery
+from gateway.webhooks.signatures import signed_headers
 from store.states import TuneState
 from store.tables import Tune
-from store.webhook_tables import EVENT_TYPES
-from store.webhooks import ENDS, MOST
+from store.webhooks import deliveries
+from store.webhooks.endpoints import ENDS, MOST
+from store.webhooks.outbox import _body
+from store.webhooks.tables import EVENT_TYPES
 
 PAGE = (Path(__file__).parents[1] / "docs/webhooks.md").read_text()
 UNITS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
@@ -62,8 +63,8 @@ def test_tries_on_the_page_are_the_schedule() -> None:
     pauses = [float(number) * UNITS[unit] for tries, number, unit in rows for _ in tries.split(",")]
 
     assert tuple(pauses) == deliveries.SCHEDULE
-    assert f"within {webhooks.TIMEOUT:g} seconds" in PAGE
-    assert f"have {webhooks.ABREAST} of their own under way" in PAGE
+    assert f"within {delivery.TIMEOUT:g} seconds" in PAGE
+    assert f"have {delivery.ABREAST} of their own under way" in PAGE
     assert f"no try has gone well for {deliveries.FAILING / 86400:g} days" in PAGE
     assert deliveries.LONGEST_PAUSE == 86400.0
     assert f"A tenant has\n{MOST} endpoints at most" in PAGE

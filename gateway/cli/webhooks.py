@@ -14,11 +14,11 @@ import cyclopts
 
 from gateway.cli.columns import lines
 from gateway.cli.database import in_database
-from store import messages, webhooks
 from store.database import Database
-from store.messages import LogEntry
-from store.webhook_tables import WebhookAttempt
-from store.webhooks import ENDS, EndpointStanding
+from store.webhooks import endpoints, messages
+from store.webhooks.endpoints import ENDS, EndpointStanding
+from store.webhooks.messages import LogEntry
+from store.webhooks.tables import WebhookAttempt
 
 webhook = cyclopts.App(name="webhook", help="Webhooks of tenants, in the database of TUNESMITH_DATABASE_URL.")
 
@@ -53,7 +53,7 @@ def add(
     """
 
     async def make(database: Database) -> None:
-        endpoint, secret = await webhooks.add(database, tenant, url, event_type or ENDS, description)
+        endpoint, secret = await endpoints.add(database, tenant, url, event_type or ENDS, description)
         print(f"{endpoint.id} of tenant {tenant} is told of {', '.join(endpoint.event_types)}", file=sys.stderr)
         print(secret)
 
@@ -72,7 +72,7 @@ def list_endpoints(tenant: str | None = None) -> int:
     """
 
     async def show(database: Database) -> None:
-        print(lines([COLUMNS, *map(_cells, await webhooks.list_endpoints(database, tenant))]))
+        print(lines([COLUMNS, *map(_cells, await endpoints.list_endpoints(database, tenant))]))
 
     return in_database(show)
 
@@ -86,7 +86,7 @@ def remove(endpoint_id: str) -> int:
     endpoint_id
         As `webhook list` prints it.
     """
-    return in_database(lambda database: webhooks.remove(database, endpoint_id))
+    return in_database(lambda database: endpoints.remove(database, endpoint_id))
 
 
 @webhook.command
@@ -104,7 +104,7 @@ def rotate(
     """
 
     async def change(database: Database) -> None:
-        secret = await webhooks.rotate(database, endpoint_id, hours * 3600)
+        secret = await endpoints.rotate(database, endpoint_id, hours * 3600)
         print(f"{endpoint_id} signs with the new secret, and for {hours:g} hours with the old one too", file=sys.stderr)
         print(secret)
 
@@ -122,7 +122,7 @@ def enable(endpoint_id: str) -> int:
     """
 
     async def change(database: Database) -> None:
-        await webhooks.enable(database, endpoint_id)
+        await endpoints.enable(database, endpoint_id)
 
     return in_database(change, wakes=True)
 
@@ -140,7 +140,7 @@ def disable(endpoint_id: str, *, reason: str = "the operator wants it quiet") ->
     """
 
     async def change(database: Database) -> None:
-        await webhooks.disable(database, endpoint_id, reason)
+        await endpoints.disable(database, endpoint_id, reason)
 
     return in_database(change)
 

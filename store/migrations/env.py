@@ -3,7 +3,7 @@
 from alembic import context
 from sqlmodel import SQLModel
 
-import store.webhook_tables  # noqa: F401  # fills the metadata, with all of store.tables
+import store.webhooks.tables  # noqa: F401  # fills the metadata, with all of store.tables
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=SQLModel.metadata)
 with context.begin_transaction():

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from store.database import Database
 from store.objects import Objects
 from store.tables import assets, events, tenants, tunes
-from store.webhook_tables import webhook_deliveries
+from store.webhooks.tables import webhook_deliveries
 from tests.chaos.history import Content, Entry, History, Lora, Tenant, Tune
 
 

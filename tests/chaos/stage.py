@@ -22,9 +22,10 @@ from typing import Self
 import httpx
 import psycopg
 
-from store import keys, webhooks
+from store import keys
 from store.database import Database
-from store.webhook_tables import EVENT_TYPES
+from store.webhooks import endpoints
+from store.webhooks.tables import EVENT_TYPES
 from tests.chaos.arming import Arming
 from tests.servers.daemon import Daemon
 from tests.servers.postgres import PostgresServer
@@ -250,7 +251,7 @@ class Stage:
             tenant = await keys.create_tenant(database, "chaos")
             _, self._api_key = await keys.create_key(database, tenant.id, "chaos")
             # Nobody listens there, nor may a gateway ask: what is held against the log is what was written to be sent.
-            await webhooks.add(database, "chaos", "http://127.0.0.1:9/", EVENT_TYPES)
+            await endpoints.add(database, "chaos", "http://127.0.0.1:9/", EVENT_TYPES)
             return {name: await keys.create_trainer_token(database, name) for name in trainers}
         finally:
             await database.close()

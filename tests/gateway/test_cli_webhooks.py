@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gateway.cli.__main__ import app
-from store import deliveries, tenants, tunes
+from store import tenants, tunes
 from store.database import Database
-from store.deliveries import Answer
+from store.webhooks import deliveries
+from store.webhooks.deliveries import Answer
 from tests.store.world import make_world
 
 URL = "https://receiver.example/hook"

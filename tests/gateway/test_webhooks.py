@@ -16,15 +16,16 @@ from prometheus_client import CollectorRegistry
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from starlette.responses import Response
 
-from gateway import webhooks as sender
 from gateway.outbound import Outbound
-from gateway.signatures import signed_headers
-from gateway.webhook_metrics import WebhookMetrics
-from gateway.webhooks import LEASE, Webhooks, retry_after
-from store import messages, tunes, webhooks
+from gateway.webhooks import delivery as sender
+from gateway.webhooks.delivery import LEASE, Webhooks, retry_after
+from gateway.webhooks.metrics import WebhookMetrics
+from gateway.webhooks.signatures import signed_headers
+from store import tunes
 from store.database import Database
-from store.deliveries import Fate
-from store.messages import LogEntry
+from store.webhooks import endpoints, messages
+from store.webhooks.deliveries import Fate
+from store.webhooks.messages import LogEntry
 from tests.servers.receiver import Answers, Received, Receiver, receiving
 from tests.store.world import World, make_world
 
@@ -104,7 +105,7 @@ def answering(*statuses: int, headers: dict[str, str] | None = None) -> Answers:
 
 
 async def test_webhook_is_delivered_once_and_standard_webhooks_verifies_it(world: World, receiver: Receiver) -> None:
-    endpoint, secret = await webhooks.add(world.database, "acme", receiver.url + "/hook?a=b")
+    endpoint, secret = await endpoints.add(world.database, "acme", receiver.url + "/hook?a=b")
     async with gateway(world) as recorded:
         await told(world)
         await recorded.wait()
@@ -126,8 +127,8 @@ async def test_webhook_is_delivered_once_and_standard_webhooks_verifies_it(world
 
 
 async def test_forged_body_id_and_secret_are_found_out(world: World, receiver: Receiver) -> None:
-    _, secret = await webhooks.add(world.database, "acme", receiver.url)
-    _, another = await webhooks.add(world.database, "acme", receiver.url + "/another", ["tune.failed"])
+    _, secret = await endpoints.add(world.database, "acme", receiver.url)
+    _, another = await endpoints.add(world.database, "acme", receiver.url + "/another", ["tune.failed"])
     async with gateway(world):
         await told(world)
         [received] = await receiver.have(1)
@@ -144,8 +145,8 @@ async def test_forged_body_id_and_secret_are_found_out(world: World, receiver: R
 
 
 async def test_during_a_rotation_old_and_new_secret_both_verify(world: World, receiver: Receiver) -> None:
-    endpoint, old = await webhooks.add(world.database, "acme", receiver.url)
-    new = await webhooks.rotate(world.database, endpoint.id, 3600)
+    endpoint, old = await endpoints.add(world.database, "acme", receiver.url)
+    new = await endpoints.rotate(world.database, endpoint.id, 3600)
 
     async with gateway(world):
         await told(world)
@@ -172,7 +173,7 @@ def test_signature_is_the_specifications_example() -> None:
 
 
 async def test_failed_webhook_is_sent_again_under_its_id_and_signed_anew(world: World, receiver: Receiver) -> None:
-    _, secret = await webhooks.add(world.database, "acme", receiver.url)
+    _, secret = await endpoints.add(world.database, "acme", receiver.url)
     receiver.answer = answering(500, 204)
     async with gateway(world) as recorded:
         await told(world)
@@ -190,7 +191,7 @@ async def test_failed_webhook_is_sent_again_under_its_id_and_signed_anew(world: 
 
 
 async def test_receiver_that_asks_for_more_time_gets_it(world: World, receiver: Receiver) -> None:
-    await webhooks.add(world.database, "acme", receiver.url)
+    await endpoints.add(world.database, "acme", receiver.url)
     receiver.answer = answering(429, headers={"Retry-After": "1800"})
     async with gateway(world) as recorded:
         await told(world)
@@ -205,7 +206,7 @@ async def test_receiver_that_asks_for_more_time_gets_it(world: World, receiver: 
 async def test_message_of_a_gateway_that_died_before_it_recorded_is_sent_again_by_another_under_its_id(
     world: World, receiver: Receiver
 ) -> None:
-    await webhooks.add(world.database, "acme", receiver.url)
+    await endpoints.add(world.database, "acme", receiver.url)
     held = asyncio.Event()
 
     async def hold(_: Received) -> Response:
@@ -229,7 +230,7 @@ async def test_message_of_a_gateway_that_died_before_it_recorded_is_sent_again_b
 
 
 async def test_two_gateways_send_each_message_once(world: World, receiver: Receiver, database_url: str) -> None:
-    await webhooks.add(world.database, "acme", receiver.url)
+    await endpoints.add(world.database, "acme", receiver.url)
     other = await world.other_gateway(database_url)
     recorded = Recorded()
     async with gateway(world, recorded), gateway(other, recorded):
@@ -241,12 +242,12 @@ async def test_two_gateways_send_each_message_once(world: World, receiver: Recei
 
 
 async def test_slow_receiver_holds_up_no_other_though_its_backlog_came_first(world: World, receiver: Receiver) -> None:
-    slow, _ = await webhooks.add(world.database, "acme", receiver.url + "/slow")
+    slow, _ = await endpoints.add(world.database, "acme", receiver.url + "/slow")
     await told(world, 2 * sender.ABREAST + 1)
-    await webhooks.disable(world.database, slow.id, "only its backlog")
-    await webhooks.add(world.database, "acme", receiver.url + "/quick")
+    await endpoints.disable(world.database, slow.id, "only its backlog")
+    await endpoints.add(world.database, "acme", receiver.url + "/quick")
     await told(world, 3)
-    await webhooks.enable(world.database, slow.id)
+    await endpoints.enable(world.database, slow.id)
     never = asyncio.Event()
 
     async def answer(received: Received) -> Response:
@@ -271,7 +272,7 @@ async def test_receiver_that_is_silent_costs_one_try_and_is_told_as_a_word(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender, "TIMEOUT", 0.3)
-    await webhooks.add(world.database, "acme", receiver.url)
+    await endpoints.add(world.database, "acme", receiver.url)
     never = asyncio.Event()
 
     async def hang(_: Received) -> Response:
@@ -290,7 +291,7 @@ async def test_receiver_that_is_silent_costs_one_try_and_is_told_as_a_word(
 
 
 async def test_redirect_is_not_followed(world: World, receiver: Receiver) -> None:
-    await webhooks.add(world.database, "acme", receiver.url + "/old")
+    await endpoints.add(world.database, "acme", receiver.url + "/old")
     receiver.answer = answering(307, headers={"Location": receiver.url + "/new"})
     async with gateway(world) as recorded:
         await told(world)
@@ -302,16 +303,16 @@ async def test_redirect_is_not_followed(world: World, receiver: Receiver) -> Non
 
 
 async def test_gone_disables_the_endpoint_and_enabling_it_sends_what_waits(world: World, receiver: Receiver) -> None:
-    endpoint, _ = await webhooks.add(world.database, "acme", receiver.url)
+    endpoint, _ = await endpoints.add(world.database, "acme", receiver.url)
     receiver.answer = answering(410, 204)
     with structlog.testing.capture_logs() as lines:
         async with gateway(world) as recorded:
             await told(world)
             await recorded.wait()
             await told(world)
-            [standing] = await webhooks.list_endpoints(world.database)
+            [standing] = await endpoints.list_endpoints(world.database)
             await world.database.move_clock(10)
-            await webhooks.enable(world.database, endpoint.id)
+            await endpoints.enable(world.database, endpoint.id)
             await recorded.wait()
     entry = await entry_of(world)
 
@@ -322,7 +323,7 @@ async def test_gone_disables_the_endpoint_and_enabling_it_sends_what_waits(world
 
 
 async def test_address_that_is_not_public_is_not_asked_unless_it_is_allowed(world: World, receiver: Receiver) -> None:
-    await webhooks.add(world.database, "acme", receiver.url)
+    await endpoints.add(world.database, "acme", receiver.url)
     async with gateway(world, allow=()) as recorded:
         await told(world)
         await recorded.wait()
@@ -333,7 +334,7 @@ async def test_address_that_is_not_public_is_not_asked_unless_it_is_allowed(worl
 
 
 async def test_gateway_that_ends_waits_for_what_it_is_sending_and_records_it(world: World, receiver: Receiver) -> None:
-    await webhooks.add(world.database, "acme", receiver.url)
+    await endpoints.add(world.database, "acme", receiver.url)
     held = asyncio.Event()
 
     async def hold(_: Received) -> Response:
@@ -358,7 +359,7 @@ async def test_gateway_that_ends_waits_for_what_it_is_sending_and_records_it(wor
 
 
 async def test_log_lines_tell_neither_url_nor_secret(world: World, receiver: Receiver) -> None:
-    _, secret = await webhooks.add(world.database, "acme", receiver.url + "/hidden-path?token=hidden")
+    _, secret = await endpoints.add(world.database, "acme", receiver.url + "/hidden-path?token=hidden")
     receiver.answer = answering(500, 410)
     with structlog.testing.capture_logs() as lines:
         async with gateway(world) as recorded:
@@ -373,7 +374,7 @@ async def test_log_lines_tell_neither_url_nor_secret(world: World, receiver: Rec
 
 
 async def test_fault_of_ours_counts_as_a_try(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    await webhooks.add(world.database, "acme", "http://127.0.0.1/")
+    await endpoints.add(world.database, "acme", "http://127.0.0.1/")
 
     async def broken(*_: object, **__: object) -> None:
         raise LookupError("a mistake of ours")

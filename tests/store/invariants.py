@@ -22,7 +22,7 @@ from store.tables import queues as queues_table
 from store.tables import tenants as tenants_table
 from store.tables import trainers as trainers_table
 from store.tables import tunes as tunes_table
-from store.webhook_tables import webhook_deliveries
+from store.webhooks.tables import webhook_deliveries
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from store import deliveries, messages, retention, tunes, webhooks
-from store.deliveries import FAILING, LONGEST_PAUSE, SCHEDULE, Answer, Due, Fate, pause_after
+from store import retention, tunes
 from store.errors import NotFound
+from store.webhooks import deliveries, endpoints, messages
+from store.webhooks.deliveries import FAILING, LONGEST_PAUSE, SCHEDULE, Answer, Due, Fate, pause_after
 from tests.store.world import World
 
 DAY = 86400.0
@@ -21,7 +22,7 @@ WELL_PAST = 1.3  # times a pause: its jitter is over then
 
 
 async def add(world: World) -> str:
-    endpoint, _ = await webhooks.add(world.database, "acme", "https://receiver.example/hook")
+    endpoint, _ = await endpoints.add(world.database, "acme", "https://receiver.example/hook")
     return endpoint.id
 
 
@@ -36,7 +37,7 @@ async def claim(world: World, endpoint: str, limit: int = 8) -> list[Due]:
 
 
 async def disabled_reason(world: World) -> str | None:
-    [standing] = await webhooks.list_endpoints(world.database)
+    [standing] = await endpoints.list_endpoints(world.database)
     return standing.endpoint.disabled_reason
 
 
@@ -147,7 +148,7 @@ async def test_receiver_that_is_gone_is_told_nothing_more_until_it_is_enabled(wo
     await world.database.move_clock(DAY)
     while_disabled = (await deliveries.due_endpoints(world.database), await claim(world, endpoint))
     reason = await disabled_reason(world)
-    await webhooks.enable(world.database, endpoint)
+    await endpoints.enable(world.database, endpoint)
 
     assert (verdict.fate, verdict.disabled) == (Fate.RETRIED, "the receiver answered 410 Gone")
     assert while_disabled == ([], [])
@@ -261,7 +262,7 @@ async def test_outbox_is_counted_without_disabled_endpoints(world: World) -> Non
     first, second = await add(world), await add(world)
     await told(world, 2)
     await world.database.move_clock(50)
-    await webhooks.disable(world.database, second, "too loud")
+    await endpoints.disable(world.database, second, "too loud")
 
     stats = await messages.stats(world.database)
     for due in await claim(world, first):
@@ -297,7 +298,7 @@ async def test_old_messages_leave_the_log_and_those_that_wait_stay(world: World)
 
     erased = [await retention.forget_deliveries(world.database, 30 * DAY) for _ in range(2)]
     [left] = await messages.log(world.database)
-    await webhooks.disable(world.database, endpoint, "gone")
+    await endpoints.disable(world.database, endpoint, "gone")
     young = await retention.forget_deliveries(world.database, 30 * DAY)
     await world.database.move_clock(31 * DAY)
 

@@ -24,12 +24,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from sqlalchemy import text
 
-from store import assets, keys, leases, webhooks
+from store import assets, keys, leases
 from store.database import Database
 from store.leases import HeldAction, LeaseRef
 from store.reports import Outcome
 from store.states import LEASED, TERMINAL
-from store.webhook_tables import EVENT_TYPES
+from store.webhooks import endpoints
+from store.webhooks.tables import EVENT_TYPES
 from tests.store import invariants
 from tests.store.agreement import explained
 from tests.store.calls import LARGE, LEASE, TRAINERS, Call, Caller, Party
@@ -252,7 +253,7 @@ async def _prepare(database: Database) -> list[Party]:
     first = await make_world(database)
     tenant = await keys.create_tenant(database, "heavy", weight=2.0)
     for name in ("acme", "heavy"):
-        await webhooks.add(database, name, "https://receiver.example/", EVENT_TYPES)
+        await endpoints.add(database, name, "https://receiver.example/", EVENT_TYPES)
     async with database.write() as transaction:
         await transaction.execute(text("UPDATE tenants SET running_limit = 1, queue_limit = 3 WHERE name = 'heavy'"))
     other = await assets.publish(database, "tunesmith", "other", ENGINE, {"builtin": "other"})

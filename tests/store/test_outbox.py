@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from store import keys, leases, reports, tunes, webhooks
+from store import keys, leases, reports, tunes
 from store.reports import LoraResult
-from store.webhook_tables import EVENT_TYPES, webhook_deliveries
+from store.webhooks import endpoints
+from store.webhooks.tables import EVENT_TYPES, webhook_deliveries
 from tests.store.world import LEASE, World
 
 LORA = LoraResult("loras/x", "c" * 64, 9, step=10, final_loss=0.1, pictures=1)
@@ -26,7 +27,7 @@ async def told(world: World) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 async def add(world: World, *event_types: str, tenant: str = "acme") -> str:
-    endpoint, _ = await webhooks.add(
+    endpoint, _ = await endpoints.add(
         world.database, tenant, "https://receiver.example/hook", event_types or EVENT_TYPES
     )
     return endpoint.id
@@ -171,9 +172,9 @@ async def test_disabled_endpoint_is_told_nothing_until_it_is_enabled(world: Worl
     endpoint = await add(world)
     first, second = await world.queued(), await world.queued()
 
-    await webhooks.disable(world.database, endpoint, "too loud")
+    await endpoints.disable(world.database, endpoint, "too loud")
     await tunes.cancel(world.database, world.tenant.id, first.id)
-    await webhooks.enable(world.database, endpoint)
+    await endpoints.enable(world.database, endpoint)
     await tunes.cancel(world.database, world.tenant.id, second.id)
 
     assert [body["data"]["id"] for _, _, body in await told(world)] == [second.id]
@@ -183,11 +184,11 @@ async def test_no_move_fails_while_its_endpoint_is_removed(world: World, databas
     """The tenant's endpoints come and go at another gateway while its tunes end."""
     other = await world.other_gateway(database_url)
     queued = [await world.queued() for _ in range(6)]
-    endpoints = [await add(world, "tune.cancelled") for _ in range(6)]
+    added = [await add(world, "tune.cancelled") for _ in range(6)]
 
     async def remove() -> None:
-        for endpoint in endpoints:
-            await webhooks.remove(other.database, endpoint)
+        for endpoint in added:
+            await endpoints.remove(other.database, endpoint)
 
     async def cancel() -> None:
         for tune in queued:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from gateway.webhooks import LEASE
-from store import messages, tunes, webhooks
+from gateway.webhooks.delivery import LEASE
+from store import tunes
 from store.database import Database
+from store.webhooks import endpoints, messages
 from tests.servers.gateway import Gateway
 from tests.servers.receiver import Received, receiving
 from tests.store.world import make_world
@@ -30,7 +31,7 @@ async def test_webhook_that_a_killed_gateway_had_sent_is_sent_again_under_its_id
 
     async with receiving() as receiver:
         receiver.answer = answer
-        await webhooks.add(database, "acme", receiver.url)
+        await endpoints.add(database, "acme", receiver.url)
         await tunes.cancel(database, world.tenant.id, (await world.queued()).id)
         await receiver.have(1)
 

@@ -1,5 +1,5 @@
 """Writes what webhooks are to tell of a tune's move, in the move's own transaction: so that no tune comes to its end
-without them, nor they without it, whatever dies. Called by moves; who is told is in webhooks.py, how in deliveries.py.
+without them, nor they without it, whatever dies. Called by moves; who is told is in endpoints.py, how in deliveries.py.
 
 A message is thin: what happened to which tune, and nothing that could not be told to whoever reads the receiver's log.
 The receiver asks the API for more.
@@ -17,7 +17,7 @@ from store.dialect import holds_all, now
 from store.ids import new_id
 from store.states import TERMINAL, TuneState
 from store.tables import Tune
-from store.webhook_tables import EVENT_TYPES, webhook_deliveries, webhook_endpoints
+from store.webhooks.tables import EVENT_TYPES, webhook_deliveries, webhook_endpoints
 
 #: States whose public name is an event type's.
 TOLD = TERMINAL | {TuneState.RUNNING}

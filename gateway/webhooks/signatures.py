@@ -1,4 +1,4 @@
-"""Signs a webhook as Standard Webhooks wants it (github.com/standard-webhooks, version 1.0.0). Called by webhooks;
+"""Signs a webhook as Standard Webhooks wants it (github.com/standard-webhooks, version 1.0.0). Called by delivery;
 knows no HTTP client. The receiver's half is in libraries of that name, and a test verifies with one.
 
     webhook-id         the message's, the same at each try

@@ -1,5 +1,5 @@
-"""The tables of webhooks: who wants to be told, the outbox of what is to be told, and how that went. Read by outbox,
-webhooks and deliveries, and as rows by the gateway; knows no queries. All else of tables.py holds here too.
+"""The tables of webhooks: who wants to be told, the outbox of what is to be told, and how that went. Read by its
+neighbours, and as rows by the gateway; knows no queries. All else of store/tables.py holds here too.
 """
 
 from __future__ import annotations
@@ -165,4 +165,4 @@ webhook_secrets = table(WebhookSecret)
 webhook_deliveries = table(WebhookDelivery)
 webhook_attempts = table(WebhookAttempt)
 
-configure_mappers()  # as in tables.py
+configure_mappers()  # as in store/tables.py

@@ -1,5 +1,5 @@
 """Delivers the outbox: finds which endpoints have something due, and sends it. One of the server's tasks, in every
-gateway; what is due and what a try leads to, the store says (store/deliveries), and what may be reached, outbound.
+gateway; what is due and what a try leads to, store/webhooks/deliveries says, and what may be reached, outbound.
 
     wake-up, or 2 s --> endpoints with something due --> a lane each: claim a few, send them at once, record each
 
@@ -21,11 +21,11 @@ from email.utils import parsedate_to_datetime
 import structlog
 
 from gateway.outbound import Outbound, OutboundError
-from gateway.signatures import signed_headers
-from gateway.webhook_metrics import WebhookMetrics
-from store import deliveries
+from gateway.webhooks.metrics import WebhookMetrics
+from gateway.webhooks.signatures import signed_headers
 from store.database import Database
-from store.deliveries import Answer, Due, Fate
+from store.webhooks import deliveries
+from store.webhooks.deliveries import Answer, Due, Fate
 
 TIMEOUT = 15.0  # seconds for one try, from the look-up of the name to the end of the answer
 LEASE = 60.0  # seconds of a claim: a try, its record, and a loop that was late for both

@@ -21,7 +21,7 @@ from store.dialect import Time, later, now
 from store.errors import NotFound, StateForbids
 from store.ids import new_id
 from store.tables import record, tenants
-from store.webhook_tables import (
+from store.webhooks.tables import (
     EVENT_TYPES,
     WebhookEndpoint,
     webhook_deliveries,

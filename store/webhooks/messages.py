@@ -13,7 +13,7 @@ from store.database import Database
 from store.dialect import Time, among, now
 from store.errors import NotFound
 from store.tables import record
-from store.webhook_tables import (
+from store.webhooks.tables import (
     WebhookAttempt,
     WebhookDelivery,
     webhook_attempts,

@@ -1,11 +1,11 @@
-"""What the delivery of webhooks tells Prometheus. Built by the server on the gateway's registry, written by webhooks;
-how much waits is read from the database with the queue: see metrics.py."""
+"""What the delivery of webhooks tells Prometheus. Built by the server on the gateway's registry, written by delivery;
+how much waits is read from the database with the queue: see gateway/metrics.py."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from store.deliveries import Fate
+from store.webhooks.deliveries import Fate
 
 #: Up to the time after which a try is given up, seconds.
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0)

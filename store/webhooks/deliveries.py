@@ -23,7 +23,7 @@ from sqlalchemy import Float, Integer, and_, bindparam, func, insert, or_, selec
 
 from store.database import Database, Transaction
 from store.dialect import Time, later, now
-from store.webhook_tables import (
+from store.webhooks.tables import (
     webhook_attempts,
     webhook_deliveries,
     webhook_endpoints,
