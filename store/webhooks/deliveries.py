@@ -94,7 +94,7 @@ class Verdict:
     fate: Fate
     """What became of the message."""
     disabled: str | None = None
-    """Why the endpoint was disabled with it. None: it was not."""
+    """Why the endpoint was disabled with it. None: it was not, or had been before."""
 
 
 async def due_endpoints(db: Database) -> list[str]:
@@ -186,9 +186,10 @@ async def conclude(db: Database, due: Due, answer: Answer) -> Verdict:
             if locked.failing_since is not None:
                 await transaction.execute(_WELL, {"endpoint": due.endpoint_id})
         else:
-            disabled = _why_disabled(answer, fate, has_failed_long=bool(locked.has_failed_long))
+            if locked.disabled_at is None:
+                disabled = _why_disabled(answer, fate, has_failed_long=bool(locked.has_failed_long))
             await transaction.execute(_ILL, {"endpoint": due.endpoint_id})
-            if disabled is not None and locked.disabled_at is None:
+            if disabled is not None:
                 await transaction.execute(_DISABLE, {"endpoint": due.endpoint_id, "why": disabled})
     return Verdict(fate, disabled)
 

@@ -156,6 +156,19 @@ async def test_receiver_that_is_gone_is_told_nothing_more_until_it_is_enabled(wo
     assert {each.message_id for each in await claim(world, endpoint)} == {due.message_id, other.message_id}
 
 
+async def test_endpoint_is_disabled_once_by_the_first_of_several_that_answer_gone(world: World) -> None:
+    endpoint = await add(world)
+    await told(world, 3)
+    gone = Answer(0.1, status=410)
+
+    verdicts = await asyncio.gather(
+        *(deliveries.conclude(world.database, due, gone) for due in await claim(world, endpoint))
+    )
+
+    assert [each.fate for each in verdicts] == [Fate.RETRIED] * 3
+    assert sorted(each.disabled or "" for each in verdicts) == ["", "", "the receiver answered 410 Gone"]
+
+
 async def fail_for_good(world: World, endpoint: str, answer: Answer) -> deliveries.Verdict:
     """Of one message, all tries."""
     await told(world)
