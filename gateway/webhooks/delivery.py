@@ -4,7 +4,8 @@ gateway; what is due and what a try leads to, store/webhooks/deliveries says, an
     wake-up, or 2 s --> endpoints with something due --> a lane each: claim a few, send them at once, record each
 
 An endpoint has one lane at a time in each gateway, and a lane ends with the few that it has claimed; so a slow receiver
-holds up its own messages alone, for as long as one try may take, and one with a backlog lets the others go first.
+holds up its own messages alone, for as long as one try may take, and one with a backlog lets the others go first. A
+tenant takes no more lanes than it leaves free: the slow receivers of a few tenants never take the last one.
 
 A gateway may die between the receiver's answer and its record: the message falls due again when the claim's lease
 ends. Receivers get it at least once, under the same id each time, and in no promised order.
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -25,7 +27,7 @@ from gateway.webhooks.metrics import WebhookMetrics
 from gateway.webhooks.signatures import signed_headers
 from store.database import Database
 from store.webhooks import deliveries
-from store.webhooks.deliveries import Answer, Due, Fate
+from store.webhooks.deliveries import Answer, Due, DueEndpoint, Fate
 
 TIMEOUT = 15.0  # seconds for one try, from the look-up of the name to the end of the answer
 LEASE = 60.0  # seconds of a claim: a try, its record, and a loop that was late for both
@@ -45,8 +47,8 @@ class Webhooks:
         self._metrics = metrics
         self._woken = database.wakeups.subscribe("webhook")
         self._stopping = False
-        #: Endpoints that have a lane; written by run() and the lanes.
-        self._busy: set[str] = set()
+        #: Endpoints that have a lane, each with its tenant; written by run() and the lanes.
+        self._busy: dict[str, str] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -54,8 +56,10 @@ class Webhooks:
         """Delivers until cancelled, or until close()."""
         async with self._woken, asyncio.TaskGroup() as lanes:
             while not self._stopping:
-                for endpoint_id in await self._due():
-                    self._open(lanes, endpoint_id)
+                found = await self._due()
+                if self._stopping:  # close() has found no lane meanwhile, and does not wait
+                    break
+                self._open(lanes, found)
                 await self._woken.wait(POLL)
 
     async def close(self, grace_seconds: float) -> None:
@@ -68,30 +72,38 @@ class Webhooks:
         except TimeoutError:
             log.info("Webhooks under way are left to their leases", action="webhooks_left", endpoints=len(self._busy))
 
-    async def _due(self) -> list[str]:
+    async def _due(self) -> list[DueEndpoint]:
         try:
-            found = await deliveries.due_endpoints(self._database)
+            return await deliveries.due_endpoints(self._database)
         except Exception as exc:  # a database that is away is no reason to end the gateway; there is a next look
             log.warning(f"Webhooks wait: {exc}", action="webhooks_wait")
             return []
-        return [endpoint_id for endpoint_id in found if endpoint_id not in self._busy][: LANES - len(self._busy)]
 
-    def _open(self, lanes: asyncio.TaskGroup, endpoint_id: str) -> None:
-        self._busy.add(endpoint_id)
-        self._idle.clear()
-        lanes.create_task(self._lane(endpoint_id), name=f"webhooks of {endpoint_id}")
+    def _open(self, lanes: asyncio.TaskGroup, found: Sequence[DueEndpoint]) -> None:
+        taken = Counter(self._busy.values())
+        for due in found:
+            if due.endpoint_id in self._busy or taken[due.tenant_id] >= LANES - len(self._busy):
+                continue
+            taken[due.tenant_id] += 1
+            self._busy[due.endpoint_id] = due.tenant_id
+            self._idle.clear()
+            lanes.create_task(self._lane(due.endpoint_id), name=f"webhooks of {due.endpoint_id}")
 
     async def _lane(self, endpoint_id: str) -> None:
         """Some of an endpoint's messages; then, and soon, its next turn."""
         try:
             claimed = await deliveries.claim(self._database, endpoint_id, ABREAST, LEASE)
-            await asyncio.gather(*map(self._deliver, claimed))
+            # Whatever surprises one of them, the lane is taken until the last has ended.
+            for surprise in await asyncio.gather(*map(self._deliver, claimed), return_exceptions=True):
+                if surprise is not None:
+                    sentence = f"A message to {endpoint_id} broke: {type(surprise).__name__}"
+                    log.error(sentence, action="webhook_broke", endpoint_id=endpoint_id, exc_info=surprise)
             if claimed:
                 self._woken.add([endpoint_id])
         except Exception as exc:  # whatever the store throws: no reason to end the gateway, and there is a next look
             log.warning(f"Webhooks wait: {exc}", action="webhooks_wait", endpoint_id=endpoint_id)
         finally:
-            self._busy.discard(endpoint_id)
+            del self._busy[endpoint_id]
             if not self._busy:
                 self._idle.set()
 
@@ -115,20 +127,18 @@ class Webhooks:
 
     async def _send(self, due: Due) -> Answer:
         body = due.body.encode()
-        headers = {
-            "content-type": "application/json",
-            **signed_headers(due.message_id, int(time.time()), body, due.secrets),
-        }
         begun = time.monotonic()
         try:
+            signed = signed_headers(due.message_id, int(time.time()), body, due.secrets)
+            headers = {"content-type": "application/json", **signed}
             answer = await self._outbound.post(due.url, content=body, headers=headers, timeout_seconds=TIMEOUT)
+            pause = retry_after(answer.headers)
         except OutboundError as exc:
             return Answer(time.monotonic() - begun, error=exc.reason)
         except Exception as exc:  # a fault of ours counts as a try too, or the message would go round for ever
             log.exception(f"{due.message_id} could not be sent", action="webhook_broke", message_id=due.message_id)
             return Answer(time.monotonic() - begun, error=type(exc).__name__)
-        seconds = time.monotonic() - begun
-        return Answer(seconds, status=answer.status, retry_after_seconds=retry_after(answer.headers))
+        return Answer(time.monotonic() - begun, status=answer.status, retry_after_seconds=pause)
 
     def _tell(self, due: Due, answer: Answer, verdict: deliveries.Verdict) -> None:
         """One line. It has no URL: that may hold a secret."""

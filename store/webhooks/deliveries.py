@@ -39,6 +39,16 @@ GONE = 410  # HTTP status: the receiver wants no more, and says so for good
 
 
 @dataclass(frozen=True)
+class DueEndpoint:
+    """An endpoint with something to send now."""
+
+    endpoint_id: str
+    """Which."""
+    tenant_id: str
+    """Whose."""
+
+
+@dataclass(frozen=True)
 class Due:
     """A message that this process is to send now."""
 
@@ -97,10 +107,10 @@ class Verdict:
     """Why the endpoint was disabled with it. None: it was not, or had been before."""
 
 
-async def due_endpoints(db: Database) -> list[str]:
+async def due_endpoints(db: Database) -> list[DueEndpoint]:
     """Endpoints with something to send now; whose turn has come first goes first."""
     async with db.read() as connection:
-        return list((await connection.execute(_DUE)).scalars())
+        return [DueEndpoint(row.id, row.tenant_id) for row in await connection.execute(_DUE)]
 
 
 #: As many look-ups in webhook_deliveries_due as there are endpoints.
@@ -110,7 +120,7 @@ _OLDEST = (
     .scalar_subquery()
 )
 _DUE = (
-    select(webhook_endpoints.c.id)
+    select(webhook_endpoints.c.id, webhook_endpoints.c.tenant_id)
     .where(webhook_endpoints.c.disabled_at.is_(None), now() >= _OLDEST)
     .order_by(_OLDEST, webhook_endpoints.c.id)
 )

@@ -68,8 +68,8 @@ async def tell(database: Database, answer: Answer) -> None:
     )
     tune = (await tunes.submit(database, new)).tune
     await tunes.cancel(database, tenant_id, tune.id)
-    for endpoint in await deliveries.due_endpoints(database):
-        for due in await deliveries.claim(database, endpoint, 8, 30):
+    for waiting in await deliveries.due_endpoints(database):
+        for due in await deliveries.claim(database, waiting.endpoint_id, 8, 30):
             await deliveries.conclude(database, due, answer)
 
 

@@ -21,10 +21,10 @@ from gateway.webhooks import delivery as sender
 from gateway.webhooks.delivery import LEASE, Webhooks, retry_after
 from gateway.webhooks.metrics import WebhookMetrics
 from gateway.webhooks.signatures import signed_headers
-from store import tunes
+from store import keys, tunes
 from store.database import Database
-from store.webhooks import endpoints, messages
-from store.webhooks.deliveries import Fate
+from store.webhooks import deliveries, endpoints, messages
+from store.webhooks.deliveries import DueEndpoint, Fate
 from store.webhooks.messages import LogEntry
 from tests.servers.receiver import Answers, Received, Receiver, receiving
 from tests.store.world import World, make_world
@@ -86,6 +86,11 @@ async def entry_of(world: World) -> LogEntry:
     """The only message in the log."""
     [entry] = await messages.log(world.database)
     return entry
+
+
+async def states(world: World) -> list[str]:
+    """Of all messages in the log."""
+    return [entry.delivery.state for entry in await messages.log(world.database)]
 
 
 async def retry(world: World) -> None:
@@ -268,6 +273,34 @@ async def test_slow_receiver_holds_up_no_other_though_its_backlog_came_first(wor
     assert len(slow_ones) == sender.ABREAST, "it has no more than its share under way"
 
 
+async def test_slow_receivers_of_one_tenant_leave_lanes_to_another(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "LANES", 4)
+    beta = World(world.database, await keys.create_tenant(world.database, "beta"), world.checkpoint)
+    await endpoints.add(world.database, "beta", receiver.url + "/quick")
+    for _ in range(4):
+        await endpoints.add(world.database, "acme", receiver.url + "/slow")
+    never = asyncio.Event()
+
+    async def answer(received: Received) -> Response:
+        if received.path == "/slow":
+            await never.wait()
+        return Response(status_code=204)
+
+    receiver.answer = answer
+    async with gateway(world) as recorded:
+        await told(world)
+        await receiver.have(2, "/slow")
+        for _ in range(2):
+            await told(beta)
+            await recorded.wait()
+        under_way = await receiver.have(2, "/slow")
+        never.set()
+
+    assert len(under_way) == 2, "as many as it leaves free"
+
+
 async def test_receiver_that_is_silent_costs_one_try_and_is_told_as_a_word(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +391,70 @@ async def test_gateway_that_ends_waits_for_what_it_is_sending_and_records_it(wor
     await outbound.aclose()
 
 
+async def test_gateway_that_ends_amid_a_look_sends_nothing_of_what_it_finds(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await endpoints.add(world.database, "acme", receiver.url)
+    await told(world)
+    looking, go_on = asyncio.Event(), asyncio.Event()
+    look = deliveries.due_endpoints
+
+    async def slowly(database: Database) -> list[DueEndpoint]:
+        looking.set()
+        await go_on.wait()
+        return await look(database)
+
+    monkeypatch.setattr(deliveries, "due_endpoints", slowly)
+    outbound = Outbound(allow=LOOPBACK)
+    ending = Webhooks(world.database, outbound, Recorded())
+    running = asyncio.create_task(ending.run())
+    await looking.wait()
+
+    await ending.close(60)
+    go_on.set()
+    await running
+
+    assert receiver.received == []
+    await outbound.aclose()
+
+
+async def test_message_that_breaks_does_not_let_the_gateway_end_before_its_neighbours(
+    world: World, receiver: Receiver
+) -> None:
+    await endpoints.add(world.database, "acme", receiver.url)
+    await told(world, 2)
+    held, broken = asyncio.Event(), asyncio.Event()
+
+    async def answer(received: Received) -> Response:
+        if received is not receiver.received[0]:
+            await held.wait()
+        return Response(status_code=204)
+
+    class Breaks(Recorded):
+        def tried(self, fate: Fate, seconds: float) -> None:
+            if not broken.is_set():
+                broken.set()
+                raise LookupError("a mistake of ours")
+            super().tried(fate, seconds)
+
+    receiver.answer = answer
+    outbound = Outbound(allow=LOOPBACK)
+    ending = Webhooks(world.database, outbound, Breaks())
+    with structlog.testing.capture_logs() as lines:
+        running = asyncio.create_task(ending.run())
+        await receiver.have(2)
+        await broken.wait()
+        waiting = await states(world)
+        await ending.close(0)
+        held.set()
+        await running
+
+    assert sorted(waiting) == ["delivered", "pending"]
+    assert await states(world) == ["delivered"] * 2
+    assert [line["action"] for line in lines if line["log_level"] != "debug"] == ["webhooks_left", "webhook_broke"]
+    await outbound.aclose()
+
+
 async def test_log_lines_tell_neither_url_nor_secret(world: World, receiver: Receiver) -> None:
     _, secret = await endpoints.add(world.database, "acme", receiver.url + "/hidden-path?token=hidden")
     receiver.answer = answering(500, 410)
@@ -380,6 +477,24 @@ async def test_fault_of_ours_counts_as_a_try(world: World, monkeypatch: pytest.M
         raise LookupError("a mistake of ours")
 
     monkeypatch.setattr(Outbound, "post", broken)
+    async with gateway(world) as recorded:
+        await told(world)
+        await recorded.wait()
+    entry = await entry_of(world)
+
+    assert [each.error for each in entry.attempts] == ["LookupError"]
+
+
+@pytest.mark.parametrize("ours", ["signed_headers", "retry_after"])
+async def test_fault_before_and_after_the_request_counts_as_a_try_too(
+    ours: str, world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await endpoints.add(world.database, "acme", receiver.url)
+
+    def broken(*_: object) -> None:
+        raise LookupError("a mistake of ours")
+
+    monkeypatch.setattr(sender, ours, broken)
     async with gateway(world) as recorded:
         await told(world)
         await recorded.wait()

@@ -268,7 +268,8 @@ async def test_endpoint_whose_turn_came_first_goes_first_and_none_hides_another(
 
     order = await deliveries.due_endpoints(world.database)
 
-    assert order == [slow, quick]
+    assert [each.endpoint_id for each in order] == [slow, quick]
+    assert {each.tenant_id for each in order} == {world.tenant.id}
 
 
 async def test_outbox_is_counted_without_disabled_endpoints(world: World) -> None:
