@@ -4,8 +4,8 @@ knows objects and uploads, and no message.
     CreateAsset --order--> a row of fetches --claimed by any gateway--> incoming/assets/ID --> judged as an upload is
 
 The row outlives the gateway (store/fetches.py). A token does not: it stays in the memory of the gateway that was given
-it, and where that one ends first, the asset is in error and says so. Neither a token nor more of a URL than its host is
-ever logged.
+it, which speaks for it until the fetch has ended, and where the gateway ends first, the asset is in error and says so.
+Neither a token nor more of a URL than its host is ever logged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from store import assets, fetches
 from store.assets import NewAsset
 from store.database import Database
 from store.errors import NotFound, StateForbids
-from store.fetches import NewFetch
+from store.fetches import Hold, NewFetch
 from store.leftovers import UNJUDGED
 from store.objects import Objects
 from store.tables import Asset, Fetch
@@ -37,6 +37,7 @@ A_TENANT = 4  # of these, so that slow servers of one tenant's hold up nobody el
 PENDING = 1000  # assets of one tenant that are still to be fetched
 LEASE = 30.0  # seconds after which a silent gateway's fetch is another one's
 RENEW = 5.0  # seconds between two renewals, and until a deleted asset's fetch ends
+SPEAK = 15.0  # seconds between two words for the tokens that are here; after 60 without one they pass for lost
 POLL = 5.0  # seconds between two looks for what other gateways were told, or left behind
 TRIES = 5  # begun so often, then given up
 BACKOFF = (2.0, 10.0, 30.0, 60.0)  # seconds after the first try that failed, the second, ...
@@ -81,9 +82,6 @@ class Fetches:
         outbound: Outbound,
         hub: Hub | None,
         metrics: Metrics,
-        *,
-        max_picture_bytes: int,
-        max_weights_bytes: int,
     ) -> None:
         self._database = database
         self._objects = objects
@@ -91,10 +89,10 @@ class Fetches:
         self._outbound = outbound
         self._hub = hub
         self._metrics = metrics
-        self._max_bytes = {"file": max_picture_bytes}
-        self._max_weights_bytes = max_weights_bytes
-        # By the name that the row has for it. Written by order, read and emptied by what fetches.
+        # By the name that the row has for it. Written by order, read by what fetches, emptied by that and by what
+        # speaks for them.
         self._tokens: dict[str, str] = {}
+        self._unstored: set[str] = set()  # names of those whose row is still to be committed
         self._under_way: dict[asyncio.Task[None], Fetch] = {}
         self._woken = asyncio.Event()  # there is something new to fetch here, or a free place to do so
 
@@ -102,6 +100,11 @@ class Fetches:
     def has_hub(self) -> bool:
         """Whether repositories are fetched."""
         return self._hub is not None
+
+    @property
+    def tokens(self) -> int:
+        """How many are in this gateway's memory."""
+        return len(self._tokens)
 
     def check(self, url: str) -> None:
         """Judges a caller's URL before anything is stored.
@@ -121,18 +124,22 @@ class Fetches:
         if token:  # before the row is there, for it may be claimed at once
             token_ref = secrets.token_hex(8)
             self._tokens[token_ref] = token
+            self._unstored.add(token_ref)
         try:
             ordered = NewFetch(fetch.url, fetch.hf_repo, fetch.skip_validation, token_ref)
             row = await fetches.order(self._database, new, ordered, pending_limit=PENDING)
         except BaseException:
             self._tokens.pop(token_ref or "", None)
             raise
+        finally:
+            self._unstored.discard(token_ref or "")
         self._woken.set()
         return row
 
     async def run(self) -> None:
         """Fetches what there is until cancelled. What is under way then is due for another gateway a lease later."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._speak_for_tokens())
             while True:
                 self._woken.clear()
                 try:
@@ -149,7 +156,12 @@ class Fetches:
             owners = [fetch.tenant_id for fetch in self._under_way.values()]
             busy = [owner for owner in set(owners) if owners.count(owner) >= A_TENANT]
             claimed = await fetches.claim(
-                self._database, LEASE, limit=1, token_refs=list(self._tokens), busy_tenants=busy
+                self._database,
+                LEASE,
+                limit=1,
+                token_refs=list(self._tokens),
+                busy_tenants=busy,
+                under_way=[fetch.asset_id for fetch in self._under_way.values()],
             )
             if not claimed:
                 return
@@ -161,14 +173,31 @@ class Fetches:
         del self._under_way[task]
         self._woken.set()
 
+    async def _speak_for_tokens(self) -> None:
+        """Lets other gateways know that those of fetches which wait are still here, and drops those that nothing wants:
+        the asset was deleted, say.
+        """
+        while True:
+            await asyncio.sleep(SPEAK)
+            here = set(self._tokens) - self._unstored
+            if not here:
+                continue
+            try:
+                wanted = await fetches.keep(self._database, sorted(here))
+            except Exception as exc:  # as below: the next time may do
+                log.warning(f"The tokens of fetches could not be kept: {exc}", action="tokens_not_kept")
+                continue
+            for token_ref in here - wanted:
+                self._tokens.pop(token_ref, None)
+
     async def _attend(self, fetch: Fetch) -> None:
         """One try, for as long as it is ours."""
         work = asyncio.create_task(self._try(fetch))
         try:
             while not (await asyncio.wait({work}, timeout=RENEW))[0]:
-                if not await self._renew(fetch):
-                    log.info("A fetch ends: its asset is gone", action="fetch_ended", asset_id=fetch.asset_id)
-                    self._forget(fetch)
+                hold = await self._renew(fetch)
+                if hold is not Hold.KEPT:
+                    self._leave(fetch, hold)
                     return
             # Here and not in the try: a renewal at the same moment would undo it, or take it for another's.
             await self._conclude(fetch, work.result())
@@ -176,12 +205,12 @@ class Fetches:
             work.cancel()
             await asyncio.wait({work})
 
-    async def _renew(self, fetch: Fetch) -> bool:
+    async def _renew(self, fetch: Fetch) -> Hold:
         try:
             return await fetches.put_off(self._database, fetch, LEASE)
         except Exception as exc:  # another gateway may begin it, too: both would bring the same bytes
             log.warning(f"A fetch could not be renewed: {exc}", action="fetch_not_renewed", asset_id=fetch.asset_id)
-            return True
+            return Hold.KEPT
 
     async def _try(self, fetch: Fetch) -> End:
         """Brings the bytes and has them judged, or says why not."""
@@ -206,25 +235,31 @@ class Fetches:
                 return
             if end.reason:
                 sentence = f"{end.sentence} ({fetch.tries} tries)" if end.may_pass else end.sentence
-                ours = await fetches.fail(self._database, fetch, end.reason, sentence)
+                hold = await fetches.fail(self._database, fetch, end.reason, sentence)
                 what, action = f"A fetch is given up: {sentence}", "fetch_given_up"
             elif end.source:
-                ours = await fetches.adopt(self._database, fetch, end.source, end.data)
+                hold = await fetches.adopt(self._database, fetch, end.source, end.data)
                 what, action = "An asset is a repository at a commit", "asset_ready"
             else:
-                await fetches.finish(self._database, fetch)
-                ours, what, action = end is not GONE, "An asset's bytes were fetched", "fetched"
+                hold = await fetches.finish(self._database, fetch)
+                what, action = "An asset's bytes were fetched", "fetched"
         except Exception as exc:
             log.warning(f"The end of a fetch is not recorded: {exc}", action="fetch_lost", asset_id=fetch.asset_id)
             return
+        if hold is not Hold.KEPT:
+            self._leave(fetch, hold)
+            return
         self._forget(fetch)
-        if ours:
+        if end is not GONE:
             self._metrics.fetched(end.reason)
             log.info(what, action=action, asset_id=fetch.asset_id, reason=end.reason)
 
     async def _again(self, fetch: Fetch, end: End) -> None:
         seconds = BACKOFF[min(fetch.tries, len(BACKOFF)) - 1] * random.uniform(0.75, 1.25)  # noqa: S311  - spreads tries
-        await fetches.put_off(self._database, fetch, seconds)
+        hold = await fetches.put_off(self._database, fetch, seconds)
+        if hold is not Hold.KEPT:
+            self._leave(fetch, hold)
+            return
         what = f"A fetch failed and is tried again: {end.sentence}"
         log.info(what, action="fetch_put_off", asset_id=fetch.asset_id, reason=end.reason, tries=fetch.tries)
 
@@ -242,7 +277,7 @@ class Fetches:
             sentence = f"its fetch was begun {TRIES} times and came to no end"
             raise Unfetchable("FETCH_ABANDONED", sentence)
 
-        max_bytes = self._max_bytes.get(row.asset_type, self._max_weights_bytes)
+        max_bytes = self._uploads.most_bytes(row.asset_type)
         url = fetch.url
         if fetch.hf_repo is not None:
             hub = self._asked_hub()
@@ -263,6 +298,15 @@ class Fetches:
         if self._hub is None:  # it was set when this was ordered
             raise Unfetchable("FETCHING_NOT_CONFIGURED", "TUNESMITH_HUB_URL is not set any more")
         return self._hub
+
+    def _leave(self, fetch: Fetch, hold: Hold) -> None:
+        """It is ours no more."""
+        if hold is Hold.GONE:
+            log.info("A fetch ends: its asset is gone", action="fetch_ended", asset_id=fetch.asset_id)
+            self._forget(fetch)
+        else:  # its token stays: who has the fetch now may be a later try of this gateway's
+            what = "A fetch is left to who took it when its lease had ended"
+            log.info(what, action="fetch_left", asset_id=fetch.asset_id, tries=fetch.tries)
 
     def _forget(self, fetch: Fetch) -> None:
         """Its token, if it had one, has served."""

@@ -275,8 +275,6 @@ class Server:
             self._outbound,
             Hub(self._outbound, settings.hub_url) if settings.hub_url else None,
             self._metrics,
-            max_picture_bytes=settings.max_picture_bytes,
-            max_weights_bytes=settings.max_weights_bytes,
         )
 
     def _add_services(self) -> None:

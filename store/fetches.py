@@ -5,17 +5,19 @@ A fetch is due from `due_at` on. Who claims it moves that to the end of a lease,
 what a gateway leaves behind when it dies is due again by itself. `tries` grows with each claim and is the fence: renew,
 put off and end do nothing for who bears an older number.
 
-A fetch that wants a token is claimed only by the gateway that was given it, which names it by `token_ref`; by any other
-only when it is long overdue, for then that gateway has gone, and all that is left to do is to say so.
+A fetch that wants a token is claimed only by the gateway that was given it, which names it by `token_ref` and says
+again and again that it still has it (keep), also while the fetch waits for a place. By any other it is claimed only
+when that has not been said for long, for then that gateway has gone, and all that is left to do is to say so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Any
 
-from sqlalchemy import Float, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Delete, Float, Update, and_, bindparam, delete, func, insert, or_, select, update
 
 from store import assets as asset_store
 from store.assets import NewAsset
@@ -25,7 +27,7 @@ from store.errors import QueueFull
 from store.leftovers import UNJUDGED
 from store.tables import Asset, Fetch, assets, fetches, record
 
-ORPHANED = 60.0  # seconds overdue after which nobody has the token any more
+TOKEN_LEASE = 60.0  # seconds after which a token that nobody has spoken for is lost
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,17 @@ class NewFetch:
     """Names the token."""
 
 
+class Hold(Enum):
+    """Whose a fetch is that somebody claimed."""
+
+    KEPT = "kept"
+    """Still his."""
+    LOST = "lost"
+    """Another claim's: his lease had ended."""
+    GONE = "gone"
+    """Nobody's: its asset was deleted, or it has ended."""
+
+
 async def order(db: Database, new: NewAsset, fetch: NewFetch, *, pending_limit: int) -> Asset:
     """Makes an asset and its fetch, due at once. QueueFull: the tenant has that many already."""
     async with db.write() as transaction:
@@ -51,21 +64,45 @@ async def order(db: Database, new: NewAsset, fetch: NewFetch, *, pending_limit: 
             raise QueueFull(f"{pending} of your assets are still to be fetched; at most {pending_limit} may be")
         asset = await asset_store.insert_new(transaction, new)
         values = {"asset_id": asset.id, "tenant_id": new.tenant_id, "tries": 0, **asdict(fetch)}
-        await transaction.execute(insert(fetches).values(**values, due_at=now()))
+        token_until = later(TOKEN_LEASE) if fetch.token_ref else None
+        await transaction.execute(insert(fetches).values(**values, due_at=now(), token_until=token_until))
         return asset
 
 
 _PENDING = select(func.count()).select_from(fetches).where(fetches.c.tenant_id == bindparam("tenant"))
 
 
+async def keep(db: Database, token_refs: Sequence[str]) -> set[str]:
+    """Says that the caller still has these tokens. Returns those that a fetch still wants."""
+    given = {"refs": token_refs, "lease": TOKEN_LEASE}
+    async with db.write() as transaction:
+        return set((await transaction.execute(_KEEP, given)).scalars())
+
+
+#: By the index fetches_token.
+_KEEP = (
+    update(fetches)
+    .where(among(fetches.c.token_ref, "refs"))
+    .values(token_until=later(bindparam("lease", type_=Float())))
+    .returning(fetches.c.token_ref)
+)
+
+
 async def claim(
-    db: Database, lease_seconds: float, *, limit: int, token_refs: Sequence[str] = (), busy_tenants: Sequence[str] = ()
+    db: Database,
+    lease_seconds: float,
+    *,
+    limit: int,
+    token_refs: Sequence[str] = (),
+    busy_tenants: Sequence[str] = (),
+    under_way: Sequence[str] = (),
 ) -> list[Fetch]:
     """Takes at most so many that are due, the longest due first.
 
-    `token_refs`: the tokens that the caller has. `busy_tenants`: theirs are left for now.
+    `token_refs`: the tokens that the caller has. `busy_tenants`: theirs are left for now. `under_way`: assets that the
+    caller is at, though it could not renew their leases.
     """
-    given = {"limit": limit, "refs": token_refs, "busy": busy_tenants, "ago": -ORPHANED}
+    given = {"limit": limit, "refs": token_refs, "busy": busy_tenants, "under_way": under_way, "ago": -TOKEN_LEASE}
     async with db.write() as transaction:
         ids = (await transaction.execute(_DUE, given)).scalars().all()
         if not ids:
@@ -80,10 +117,13 @@ _DUE = (
     .where(
         fetches.c.due_at <= now(),
         ~among(fetches.c.tenant_id, "busy"),
+        ~among(fetches.c.asset_id, "under_way"),
         or_(
             fetches.c.token_ref.is_(None),
             among(fetches.c.token_ref, "refs"),
-            fetches.c.due_at <= later(bindparam("ago", type_=Float())),
+            fetches.c.token_until <= now(),
+            # A gateway of an older version speaks for no token.
+            and_(fetches.c.token_until.is_(None), fetches.c.due_at <= later(bindparam("ago", type_=Float()))),
         ),
     )
     .order_by(fetches.c.due_at)
@@ -98,47 +138,53 @@ _TAKE = (
 )
 
 
-async def put_off(db: Database, fetch: Fetch, seconds: float) -> bool:
-    """Makes it due so many seconds from now: a lease that is renewed, or a fetch that is given back. Whether it still
-    is the caller's: False after another claim, and where the asset was deleted.
+async def put_off(db: Database, fetch: Fetch, seconds: float) -> Hold:
+    """Makes it due so many seconds from now, where it still is the caller's: a lease that is renewed, or a fetch that
+    is given back.
     """
     async with db.write() as transaction:
         changed = update(fetches).where(*_held(fetch)).values(due_at=later(bindparam("in", type_=Float())))
-        return bool((await transaction.execute(changed, {"in": seconds})).rowcount)
+        return await _change(transaction, fetch, changed, {"in": seconds})
 
 
-async def finish(db: Database, fetch: Fetch) -> None:
-    """The asset is judged, or gone: there is nothing more to fetch."""
+async def finish(db: Database, fetch: Fetch) -> Hold:
+    """The asset is judged: there is nothing more to fetch. Done where it still is the caller's, as by the next two."""
     async with db.write() as transaction:
-        await transaction.execute(delete(fetches).where(*_held(fetch)))
+        return await _erase(transaction, fetch)
 
 
-async def fail(db: Database, fetch: Fetch, reason: str, details: str) -> bool:
-    """The bytes cannot be had: the asset is in error, with `reason` for programs and `details` for people. Whether it
-    was the caller's to say.
-    """
+async def fail(db: Database, fetch: Fetch, reason: str, details: str) -> Hold:
+    """The bytes cannot be had: the asset is in error, with `reason` for programs and `details` for people."""
     return await _end(db, fetch, {"status": "error", "status_details": details, "status_info": {"reason": reason}})
 
 
-async def adopt(db: Database, fetch: Fetch, source: dict[str, Any], data: dict[str, Any]) -> bool:
-    """The bytes stay where they are, and trainers fetch them from that source: the asset is ready. As fail()."""
+async def adopt(db: Database, fetch: Fetch, source: dict[str, Any], data: dict[str, Any]) -> Hold:
+    """The bytes stay where they are, and trainers fetch them from that source: the asset is ready."""
     ready = {"status": "ready", "source": source, "file_structure": "multiple_files"}
     return await _end(db, fetch, ready | asset_store.described(data))
 
 
-async def _end(db: Database, fetch: Fetch, values: dict[str, Any]) -> bool:
+async def _end(db: Database, fetch: Fetch, values: dict[str, Any]) -> Hold:
     async with db.write() as transaction:
         # The asset before its fetch, as everywhere: its deletion takes them in that order, too.
         query = select(assets.c.status).where(assets.c.id == fetch.asset_id).with_for_update(key_share=True)
         status = (await transaction.execute(query)).scalar_one()
-        ours = await _erased(transaction, fetch)
-        if ours and status in UNJUDGED:
+        hold = await _erase(transaction, fetch)
+        if hold is Hold.KEPT and status in UNJUDGED:
             await transaction.execute(update(assets).where(assets.c.id == fetch.asset_id).values(**values))
-        return ours
+        return hold
 
 
-async def _erased(transaction: Transaction, fetch: Fetch) -> bool:
-    return bool((await transaction.execute(delete(fetches).where(*_held(fetch)))).rowcount)
+async def _erase(transaction: Transaction, fetch: Fetch) -> Hold:
+    return await _change(transaction, fetch, delete(fetches).where(*_held(fetch)), {})
+
+
+async def _change(transaction: Transaction, fetch: Fetch, change: Update | Delete, given: dict[str, Any]) -> Hold:
+    """Makes a change of what is _held, and tells whose the fetch is."""
+    if (await transaction.execute(change, given)).rowcount:
+        return Hold.KEPT
+    known = await transaction.execute(select(fetches.c.tries).where(fetches.c.asset_id == fetch.asset_id))
+    return Hold.GONE if known.first() is None else Hold.LOST
 
 
 def _held(fetch: Fetch) -> tuple[Any, ...]:

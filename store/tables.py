@@ -258,6 +258,13 @@ class Fetch(SQLModel, table=True):
         Index("fetches_due", "due_at"),
         # How many a tenant has (create).
         Index("fetches_of_tenant", "tenant_id"),
+        # Those whose token a gateway speaks for (keep).
+        Index(
+            "fetches_token",
+            "token_ref",
+            postgresql_where=text("token_ref IS NOT NULL"),
+            sqlite_where=text("token_ref IS NOT NULL"),
+        ),
     )
 
     asset_id: str = Field(primary_key=True, foreign_key="assets.id")
@@ -272,6 +279,8 @@ class Fetch(SQLModel, table=True):
     """As in the request."""
     token_ref: str | None = None
     """Names the token that the fetch wants; the one gateway that was given it knows it by this. Null: it wants none."""
+    token_until: datetime | None = _time()
+    """So long that gateway speaks for the token; it moves this on for as long as it lives. Null: there is no token."""
     tries: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     """How often it was begun. The fence: who holds an older number has lost it."""
     due_at: datetime = _time(nullable=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from store import assets, fetches, keys
 from store.assets import NewAsset
 from store.errors import NotFound, QueueFull
-from store.fetches import NewFetch
+from store.fetches import Hold, NewFetch
 from store.leftovers import leftovers
 from store.tables import Asset, Fetch, record
 from store.tables import fetches as table
@@ -61,7 +61,7 @@ async def test_renewed_fetch_stays_with_its_gateway(world: World) -> None:
     renewed = await fetches.put_off(world.database, fetch, LEASE)
     await world.database.move_clock(LEASE - 1)
 
-    assert renewed
+    assert renewed is Hold.KEPT
     assert await fetches.claim(world.database, LEASE, limit=1) == []
 
 
@@ -72,9 +72,9 @@ async def test_who_has_lost_a_fetch_changes_nothing_of_it(world: World) -> None:
     new = await claimed(world)
 
     told = [await fetches.put_off(world.database, old, 0), await fetches.fail(world.database, old, "LATE", "too late")]
-    await fetches.finish(world.database, old)
+    told.append(await fetches.finish(world.database, old))
 
-    assert told == [False, False]
+    assert told == [Hold.LOST] * 3
     assert [(row.asset_id, row.tries) for row in await rows(world)] == [(asset.id, new.tries)]
     assert (await found(world, asset)).status == "ready_to_upload"
 
@@ -86,7 +86,7 @@ async def test_failed_fetch_leaves_the_asset_in_error_with_its_reason_and_no_url
     told = await fetches.fail(world.database, fetch, "STATUS_NOT_OK", "shop.example answered 404")
 
     row = await found(world, asset)
-    assert told
+    assert told is Hold.KEPT
     assert (row.status, row.status_details) == ("error", "shop.example answered 404")
     assert row.status_info == {"reason": "STATUS_NOT_OK"}
     assert await rows(world) == []
@@ -124,7 +124,8 @@ async def test_deleted_assets_fetch_is_no_more(world: World) -> None:
     await assets.delete(world.database, world.tenant.id, asset.id)
 
     assert await rows(world) == []
-    assert not await fetches.put_off(world.database, fetch, LEASE)
+    assert await fetches.put_off(world.database, fetch, LEASE) is Hold.GONE
+    assert await fetches.fail(world.database, fetch, "LATE", "too late") is Hold.GONE
     with pytest.raises(NotFound):
         await found(world, asset)
 
@@ -167,13 +168,50 @@ async def test_fetch_with_a_token_is_begun_by_who_has_it_and_by_another_when_tha
 
     elsewhere = await fetches.claim(world.database, LEASE, limit=1, token_refs=["other"])
     here = await claimed(world, token_refs=["other", "here"])
-    await world.database.move_clock(LEASE + fetches.ORPHANED - 1)
+    await world.database.move_clock(fetches.TOKEN_LEASE - 1)
     still_not = await fetches.claim(world.database, LEASE, limit=1)
     await world.database.move_clock(2)
     at_last = await claimed(world)
 
     assert (elsewhere, still_not) == ([], [])
     assert (here.tries, at_last.tries) == (1, 2)
+
+
+async def test_token_that_its_gateway_speaks_for_is_not_lost_however_long_its_fetch_waits(world: World) -> None:
+    asset = await ordered(world, url=None, hf_repo="o/r", token_ref="here")
+    await ordered(world, url=None, hf_repo="o/r", token_ref="other")
+    for _ in range(3):
+        await world.database.move_clock(fetches.TOKEN_LEASE - 1)
+        assert await fetches.keep(world.database, ["ended", "here"]) == {"here"}
+
+    [lost] = await fetches.claim(world.database, LEASE, limit=5)
+    here = await claimed(world, token_refs=["here"])
+
+    assert (lost.token_ref, here.asset_id) == ("other", asset.id)
+
+
+async def test_token_that_an_older_gateway_was_given_is_lost_when_its_fetch_is_long_overdue(world: World) -> None:
+    await ordered(world, url=None, hf_repo="o/r", token_ref="there")
+    async with world.database.write() as transaction:
+        await transaction.execute(update(table).values(token_until=None))
+
+    await world.database.move_clock(fetches.TOKEN_LEASE - 1)
+    before = await fetches.claim(world.database, LEASE, limit=1)
+    await world.database.move_clock(2)
+
+    assert before == []
+    assert (await claimed(world)).token_ref == "there"
+
+
+async def test_fetch_that_the_claimer_is_at_is_left_to_it_though_its_lease_has_ended(world: World) -> None:
+    asset = await ordered(world)
+    fetch = await claimed(world)
+    await world.database.move_clock(LEASE + 1)
+
+    again = await fetches.claim(world.database, LEASE, limit=1, under_way=[asset.id])
+
+    assert again == []
+    assert await fetches.put_off(world.database, fetch, LEASE) is Hold.KEPT
 
 
 async def test_old_bytes_of_an_asset_that_is_being_fetched_are_no_leftovers(world: World) -> None:

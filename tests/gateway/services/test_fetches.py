@@ -106,7 +106,7 @@ Make = Callable[..., Awaitable[Gateway]]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for longer than a test likes to."""
-    for name, value in {"POLL": 0.05, "RENEW": 0.05, "BACKOFF": (0.0,)}.items():
+    for name, value in {"POLL": 0.05, "RENEW": 0.05, "SPEAK": 0.05, "BACKOFF": (0.0,)}.items():
         monkeypatch.setattr(module, name, value)
 
 
@@ -131,7 +131,7 @@ async def gateway_on(service: Any, hub: str | None, **client: Any) -> AsyncItera
     metrics = Metrics("test")
     uploads = Uploads(service.database, service.objects, service.judges, metrics, **limits)
     known = Hub(outbound, hub) if hub else None
-    fetches = Fetches(service.database, service.objects, uploads, outbound, known, metrics, **limits)
+    fetches = Fetches(service.database, service.objects, uploads, outbound, known, metrics)
     chain = interceptors.chain(
         authenticate=partial(keys.authenticate, service.database),
         authenticate_trainer=partial(keys.authenticate_trainer, service.database),
@@ -496,7 +496,7 @@ async def test_token_ends_with_its_gateway_and_the_asset_says_so(make: Make, ser
         created = await caller.create(checkpoint(hf_repo="o/r", hf_token_secret="hf_secret"))
         await hub.was_asked("/bytes")
         await first.die()
-        await service.database.move_clock(module.LEASE + store_fetches.ORPHANED + 1)
+        await service.database.move_clock(store_fetches.TOKEN_LEASE + 1)
 
         await make(address, **client)
         asset = await caller.end(created.asset.id)
@@ -504,6 +504,143 @@ async def test_token_ends_with_its_gateway_and_the_asset_says_so(make: Make, ser
     assert (asset.status, dict(asset.status_info)["reason"]) == (ERROR, "TOKEN_LOST")
     assert "create the asset anew" in asset.status_details
     assert len(hub.asked) == 3
+
+
+async def test_token_of_a_fetch_that_waits_for_a_place_is_lost_to_no_other_gateway(
+    make: Make, service: Any, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    async with private_hub(tmp_path) as (hub, address, client):
+        hub.answers |= {"/slow": (200, {}, ask.png()), "/quick": (200, {}, ask.png())}
+        hub.held["/slow"] = asyncio.Event()
+        first, second = await make(address, **client), await make(address, started=False, **client)
+        at_first, at_second = await first.caller("owner"), await second.caller("other")
+        slow = await at_first.create(picture(address + "/slow"))
+        await hub.was_asked("/slow")
+        created = await at_first.create(checkpoint(hf_repo="o/r", hf_token_secret="hf_secret"))
+        for _ in range(4):
+            await renewed_to_the_end(service)
+            await service.database.move_clock(LESS_THAN_A_LEASE)
+
+        await renewed_to_the_end(service)
+        second.start()
+        await at_second.fetched(picture(address + "/quick"))  # due later: it would have begun the other one before
+        waits = await at_first.get(created.asset.id)
+        hub.held["/slow"].set()
+        ends = [await at_first.end(created.asset.id), await at_first.end(slow.asset.id)]
+
+    assert waits.asset.status == WAITING
+    assert [asset.status for asset in ends] == [READY, READY]
+
+
+LESS_THAN_A_LEASE = module.LEASE - 5  # seconds
+
+
+async def renewed_to_the_end(service: Any) -> None:
+    """Waits until every lease and every token has been renewed since the clock was moved."""
+    late = "due_at < {} AND tries > 0 OR token_until < {}"
+    seconds = module.LEASE - 1, store_fetches.TOKEN_LEASE - 1
+    query = "SELECT asset_id FROM fetches WHERE " + late.format(*(f"tunesmith_later({each})" for each in seconds))
+    while await stored(service, query):  # noqa: ASYNC110  - rows have no event
+        await asyncio.sleep(0.01)
+
+
+@on_sqlite
+async def test_token_of_a_deleted_asset_is_dropped(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 0)
+    async with private_hub(tmp_path) as (_, address, client):
+        gateway = await make(address, **client)
+        caller = await gateway.caller("owner")
+        asked = checkpoint(hf_repo="o/r", hf_token_secret="hf_secret")
+        kept, deleted = await caller.create(asked), await caller.create(asked)
+        before = gateway.fetches.tokens
+
+        await caller.delete(deleted.asset.id)
+        while gateway.fetches.tokens == before:  # noqa: ASYNC110  - a number has no event
+            await asyncio.sleep(0.01)
+
+        assert (before, gateway.fetches.tokens) == (2, 1)
+        monkeypatch.setattr(module, "AT_ONCE", 1)
+        assert (await caller.end(kept.asset.id)).status == READY
+
+
+@on_sqlite
+async def test_token_is_not_dropped_while_its_order_is_being_stored(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 0)
+    kept, order, keep = asyncio.Condition(), store_fetches.order, store_fetches.keep
+    looks = 0
+
+    async def counted(*given: Any) -> set[str]:
+        nonlocal looks
+        found = await keep(*given)
+        async with kept:
+            looks += 1
+            kept.notify_all()
+        return found
+
+    async def slow(*given: Any, **named: Any) -> Any:
+        async with kept:
+            until = looks + 2
+            await kept.wait_for(lambda: looks >= until)
+        return await order(*given, **named)
+
+    async with private_hub(tmp_path) as (_, address, client):
+        gateway = await make(address, **client)
+        caller = await gateway.caller("owner")
+        asked = checkpoint(hf_repo="o/r", hf_token_secret="hf_secret")
+        await caller.create(asked)
+        monkeypatch.setattr(store_fetches, "keep", counted)
+        monkeypatch.setattr(store_fetches, "order", slow)
+
+        await caller.create(asked)
+
+        assert gateway.fetches.tokens == 2
+
+
+async def test_lease_that_was_lost_is_no_deletion_and_leaves_the_token(
+    make: Make, service: Any, tmp_path: Path
+) -> None:
+    async with private_hub(tmp_path) as (hub, address, client):
+        hub.held["/bytes"] = asyncio.Event()
+        caller = await (await make(address, **client)).caller("owner")
+        with capture_logs() as lines:
+            created = await caller.create(checkpoint(hf_repo="o/r", hf_token_secret="hf_secret"))
+            await hub.was_asked("/bytes")
+            async with service.database.write() as transaction:
+                await transaction.execute(text("UPDATE fetches SET tries = tries + 1"))
+            await hub.was_left("/bytes")
+            hub.held["/bytes"].set()
+            await service.database.move_clock(module.LEASE + 1)
+            asset = await caller.end(created.asset.id)
+
+    assert asset.status == READY
+    actions = [line["action"] for line in lines]
+    assert ("fetch_left" in actions, "fetch_ended" in actions) == (True, False)
+
+
+@on_sqlite
+async def test_gateway_that_cannot_renew_a_fetch_does_not_begin_it_a_second_time(
+    make: Make, site: Any, service: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*given: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(store_fetches, "put_off", away)
+    site.answers |= {"/slow": (200, {}, ask.png()), "/quick": (200, {}, ask.png())}
+    site.held["/slow"] = asyncio.Event()
+    caller = await (await make()).caller("owner")
+    created = await caller.create(picture(site.base + "/slow"))
+    await site.was_asked("/slow")
+
+    await service.database.move_clock(module.LEASE + 1)
+    await caller.fetched(picture(site.base + "/quick"))  # due later
+    site.held["/slow"].set()
+    asset = await caller.end(created.asset.id)
+
+    assert asset.status == READY
+    assert site.paths() == ["/slow", "/quick"]
 
 
 @on_sqlite
