@@ -80,6 +80,13 @@ class Holdings:
         attempt.progress.note(progress)
         return True
 
+    def stored(self, leases: Iterable[LeaseRef]) -> dict[LeaseRef, int]:
+        """The newest step of each whose metrics this stream's chunks have brought into the database; those without one
+        are left out.
+        """
+        attempts = {lease: self._attempts[lease] for lease in leases if lease in self._attempts}
+        return {lease: attempt.progress.stored for lease, attempt in attempts.items() if attempt.progress.stored > 0}
+
     def due(self) -> dict[LeaseRef, ProgressBuffer]:
         """Progress that may be stored now."""
         return {

@@ -1,6 +1,7 @@
 """Progress on its way into the store, in chunks. Filled by protocol.py, flushed by session and recorder.
 
-While the database is away the newest wins, and the loss curve stays whole, only coarser.
+While the database is away the newest wins, and the loss curve stays whole, only coarser. What is lost with this process
+or this stream the trainer tells again: it hears of each step that is stored.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class ProgressBuffer:
 
     def __init__(self) -> None:
         self.is_due = False
+        self.stored = 0  # newest step whose metrics are in the database
         self._phase: str | None = None
         self._step = 0
         self._told = 0  # newest step with metrics
@@ -80,6 +82,11 @@ class ProgressBuffer:
         self._metrics, self.is_due = [], False
         return chunk
 
+    def note_stored(self, chunk: Chunk) -> None:
+        """It is in the database."""
+        if chunk.metrics:
+            self.stored = chunk.metrics[-1]["step"]
+
     def put_back(self, chunk: Chunk) -> None:
         """It could not be stored: it stays due."""
         self._metrics = chunk.metrics + self._metrics
@@ -104,6 +111,7 @@ class ProgressBuffer:
         except BaseException:
             self.put_back(chunk)
             raise
+        self.note_stored(chunk)
 
 
 class Chunks:

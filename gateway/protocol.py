@@ -15,7 +15,7 @@ stream may be lost at any moment together with all that stands here, and no prom
     Revoke                       the next beat finds the lease lost, and the next report is STALE
     HeartbeatAck                 the next one; three in a row, and the trainer goes to another replica
     a report or its ReportAck    sent again after Welcome: recorded then, or ALREADY_RECORDED
-    Progress                     the next one is newer
+    Progress                     told again after Welcome, from the step on that a HeartbeatAck has last called stored
     a wake-up                    polling
     this gateway                 nothing that it knew was not in the database, or with the trainer
 
@@ -370,6 +370,8 @@ class GatewayEnd:
                     self.holdings.start(lease)
             self.holdings.let_go(renewal.lost)
             self.holdings.let_go_of_all_but(beat.held)
+            for lease, step in self.holdings.stored(renewal.extended).items():
+                ack.stored.add(lease=message_of(lease), step=step)
         if self.free_slots(now) > 0:
             freed = [SlotFreed()]
         return [Say(pb.GatewayMessage(heartbeat_ack=ack)), *freed]

@@ -91,19 +91,19 @@ class Gateway:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Asks the store; `away` where it is, or again and again without it. `cancelled`: whether nobody asks now."""
-        chance = self.world.chance
+        chance, life = self.world.chance, self.life
         slow = chance.random() < 0.01
 
         def commit() -> None:
             if cancelled():
                 return
-            gone = self.world.database_is_away() or (self.life.is_over and (slow or chance.random() < 0.5))
+            gone = self.world.database_is_away() or (life.is_over and (slow or chance.random() < 0.5))
             answer = None if gone else self.world.asked(call)
             if gone or chance.random() < 0.005:  # committed, and yet the connection is gone before that is told
-                again = away or (lambda: self.life.after(RETRY, lambda: self.ask(call, then, cancelled=cancelled)))
-                self.life.after(0.01, again)
+                again = away or (lambda: life.after(RETRY, lambda: self.ask(call, then, cancelled=cancelled)))
+                life.after(0.01, again)
             else:
-                self.life.after(chance.uniform(0.001, 0.02), lambda: then(answer))
+                life.after(chance.uniform(0.001, 0.02), lambda: then(answer))
 
         self.world.clock.after(chance.uniform(0.0, 25.0) if slow else chance.uniform(0.001, 0.02), commit)
 
@@ -170,7 +170,9 @@ class Session:
         self._backlog: deque[pb.TrainerMessage] = deque()
         self._is_recording = False
         self._is_flushing = False
-        stream.to_gateway.receive = lambda item: gateway.life.after(0.0, lambda: self._heard(item))
+        self._is_storing = False  # a chunk, or a report and the chunk that goes before it
+        life = gateway.life  # of this process: the next one has another
+        stream.to_gateway.receive = lambda item: life.after(0.0, lambda: self._heard(item))
 
     # The stream
 
@@ -321,9 +323,7 @@ class Session:
             case protocol.SlotFreed():
                 self._gateway.wake()
             case protocol.ProgressDue():
-                if not self._is_flushing:
-                    self._is_flushing = True
-                    self._gateway.life.after(CHUNK, self._flush)
+                self._flush_soon()
 
     def _beat(self, request: Request) -> Answer:
         assert isinstance(request, protocol.Renew)
@@ -340,8 +340,8 @@ class Session:
         self._read_on()
 
     def _record(self) -> None:
-        if self._backlog and not self._is_recording and not self.is_over:
-            self._is_recording = True
+        if self._backlog and not self._is_recording and not self._is_storing and not self.is_over:
+            self._is_recording = self._is_storing = True
             request = self.end.request(self._backlog.popleft())
             self._gateway.ask(
                 lambda: self._answer(request),
@@ -350,18 +350,38 @@ class Session:
             )
 
     def _recorded(self, request: Request, answer: Answer) -> None:
-        self._is_recording = False
+        self._is_recording = self._is_storing = False
         self.perform(self.end.answered(request, answer, self._now()))
         self._record()
 
+    def _flush_soon(self) -> None:
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._gateway.life.after(CHUNK, self._flush)
+
     def _flush(self) -> None:
+        """One chunk after the other: one that is overtaken would be left out as told before."""
+        due = self.end.holdings.due()
         self._is_flushing = False
-        for lease, buffer in self.end.holdings.due().items():
-            if (chunk := buffer.take()) is not None:
-                self._gateway.ask(
-                    partial(self._world.progress, lease, chunk),
-                    away=partial(buffer.put_back, chunk),
-                )
+        if self._is_storing:
+            self._flush_soon()
+        elif due and not self.is_over:
+            lease, buffer = next(iter(due.items()))
+            chunk = buffer.take()
+            assert chunk is not None
+            self._is_storing = True
+            self._gateway.ask(
+                partial(self._world.progress, lease, chunk),
+                lambda _: self._flushed(partial(buffer.note_stored, chunk)),
+                lambda: self._flushed(partial(buffer.put_back, chunk)),
+                lambda: self.is_over,
+            )
+
+    def _flushed(self, note: Callable[[], None]) -> None:
+        self._is_storing = False
+        note()
+        self._flush_soon()
+        self._record()
 
     # Assignments
 
@@ -404,6 +424,7 @@ class Session:
                     and (chunk := buffer.take())
                 ):
                     self._world.progress(lease, chunk)
+                    buffer.note_stored(chunk)
                 return self._world.witness.recorded(request, lambda: self._report(lease, request))
         raise AssertionError(request)
 

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 import pytest
 import structlog
 
+import gateway.progress
 from store.reports import Outcome
 from store.states import TuneState
 from tests.simulation.witness import Broken
 from tests.simulation.world import FAULTS, World
 from tests.store import model
 from trainer.supervisor.leases import Leases
+from trainer.supervisor.progress import ProgressBuffer
 from trainer.supervisor.protocol import TrainerEnd
 
 FIRST, LAST = map(int, os.environ.get("TUNESMITH_SIMULATION_SEEDS", "0:150").split(":"))
@@ -139,6 +141,25 @@ def test_a_drain_that_never_ends_is_found_out(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_trainer_that_heeds_no_drain_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainerEnd, "_heed", lambda self, *, drained, why="": [])
+
+    assert found_out()
+
+
+def test_a_trainer_that_forgets_the_steps_that_it_has_told_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProgressBuffer, "tell_again", lambda self: None)
+
+    assert found_out(faults=["kill_gateway", "database_away"])
+
+
+def test_steps_called_stored_before_they_are_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = gateway.progress.ProgressBuffer.take
+
+    def too_soon(self: gateway.progress.ProgressBuffer) -> gateway.progress.Chunk | None:
+        if (chunk := take(self)) is not None:
+            self.note_stored(chunk)
+        return chunk
+
+    monkeypatch.setattr(gateway.progress.ProgressBuffer, "take", too_soon)
 
     assert found_out()
 

@@ -17,8 +17,23 @@ import grpc
 from gateway.status import Refusal
 from tests.simulation.clock import Life
 from tests.simulation.network import END, Stream
-from trainer.supervisor.effects import Begin, Close, Delete, Effect, End, Ending, Forget, Greeted, Hand, Leave, Upload
+from trainer import pipe
+from trainer.supervisor.effects import (
+    Begin,
+    Close,
+    Delete,
+    Effect,
+    End,
+    Ending,
+    Forget,
+    Greeted,
+    Hand,
+    Leave,
+    Stored,
+    Upload,
+)
 from trainer.supervisor.leases import Lease
+from trainer.supervisor.progress import ProgressBuffer
 from trainer.supervisor.protocol import Ability, TrainerEnd
 from trainer.supervisor.spool import Report, arm_of
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -82,6 +97,7 @@ class Process:
             if reports and reports[-1].is_terminal:
                 for report in reports:
                     report.uploaded = report.file is None
+                host.world.witness.recovered(lease)
                 self._upload(self.end.recover(reports[-1]))
             else:
                 del host.disk[lease]
@@ -141,7 +157,7 @@ class Process:
 
     def progress(self, lease: Lease) -> pb.Progress | None:
         attempt = self._attempts.get(lease)
-        return None if attempt is None else attempt.progress()
+        return None if attempt is None else attempt.progress.take()
 
     # The stream
 
@@ -209,6 +225,11 @@ class Process:
                     self._unwelcomed.pop()
                     for request, _ in self._asked.values():
                         self.end.ask(request)
+                    for each in self._attempts.values():
+                        each.progress.tell_again()
+                case Stored(lease, step):
+                    if (attempt := self._attempts.get(lease)) is not None:
+                        attempt.progress.stored(step)
                 case Begin(assign):
                     self._attempts[Lease.of(assign.lease)] = Attempt(self, assign)
                     self._world.witness.begun(self._boot, len(self.end.leases), self._host.slots)
@@ -287,11 +308,11 @@ class Attempt:
 
     def __init__(self, process: Process, assign: pb.Assign) -> None:
         self.reports = 0
+        self.progress = ProgressBuffer(assign.lease, assign.request.steps)
         self._process = process
         self._lease = Lease.of(assign.lease)
         self._steps = assign.request.steps
         self._step = assign.snapshot.step
-        self._metrics: list[pb.StepMetrics] = []
         self._ending: Ending | None = None
         self._is_over = False
         process.say(f"takes {self._lease} from step {self._step}")
@@ -309,14 +330,6 @@ class Attempt:
         failed = pb.Failed(lease=self._lease.message(), reason="ENGINE_DIED", retryable=True, crashed=True)
         self._last(pb.TrainerMessage(failed=failed))
 
-    def progress(self) -> pb.Progress | None:
-        """The steps since it was asked last."""
-        if not self._metrics:
-            return None
-        told = pb.Progress(lease=self._lease.message(), step=self._step, steps=self._steps, metrics=self._metrics)
-        self._metrics = []
-        return told
-
     def _judge(self) -> None:
         if self._is_over:
             return
@@ -329,7 +342,7 @@ class Attempt:
         if self._is_over or self._ending is not None:
             return
         self._step += 1
-        self._metrics.append(pb.StepMetrics(step=self._step, loss=1.0 / self._step))
+        self.progress.note_steps([pipe.StepLine(self._step, 1.0 / self._step, 1e-4, 1.0, 1.0)])
         self._process.told()
         if self._is_over:
             return

@@ -32,6 +32,7 @@ class Witness:
         self._world = world
         self._reported: dict[LeaseRef, int] = {}  # the newest report that is recorded
         self._lost: set[tuple[str, Lease]] = set()  # what a process knows to be lost
+        self._recovered: set[str] = set()  # tunes whose result an earlier process had left
         self._drained: set[str] = set()  # processes whose gateway has last said so
 
     def told(self, process: str, message: pb.GatewayMessage) -> None:
@@ -54,6 +55,10 @@ class Witness:
         elif message.HasField("welcome") or message.HasField("heartbeat_ack"):
             self._drained.discard(process)
         self._lost |= {(process, Lease.of(lease)) for lease in lost}
+
+    def recovered(self, lease: Lease) -> None:
+        """A process has found the attempt's last report on the disk. What its predecessor knew of steps is gone."""
+        self._recovered.add(lease.tune_id)
 
     def begun(self, process: str, held: int, slots: int) -> None:
         """A trainer takes a tune."""
@@ -135,6 +140,10 @@ class Witness:
             self._hold(not fell, f"{tune.id}'s steps fall from {before.step} to {after.step}")
         self._hold((tune.state is TuneState.SUCCEEDED) == (tune.lora is not None), f"{tune.id} is {tune.state}")
         self._hold(tune.cancel or tune.state is not TuneState.CANCELLED, f"{tune.id} was cancelled by nobody")
+        told = {step["step"] for entry in tune.log if entry.kind == "metrics" for step in entry.body["steps"]}
+        gap = set(range(1, tune.step + 1)) - told
+        whole = tune.state is TuneState.SUCCEEDED and tune.id not in self._recovered
+        self._hold(not (whole and gap), f"{tune.id}'s curve lacks the steps {gap}")
         poisoned = tune.crashes >= 3
         self._hold(poisoned or tune.state is not TuneState.FAILED, f"{tune.id} has failed for no reason")
 

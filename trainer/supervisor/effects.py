@@ -27,7 +27,9 @@ class Ending(enum.Enum):
 
 @dataclass(frozen=True)
 class Greeted:
-    """A gateway has welcomed us: what was asked on an older stream is to be asked again."""
+    """A gateway has welcomed us: what was asked on an older stream is to be asked again, and what was told there and is
+    not known to be stored, told again.
+    """
 
     verdicts: Mapping[Lease, pb.HeldAction.ValueType]
 
@@ -72,6 +74,14 @@ class Forget:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """The attempt's Progress is in the database up to this step: it need not be told again."""
+
+    lease: Lease
+    step: int
+
+
+@dataclass(frozen=True)
 class Hand:
     """These URLs were asked for."""
 
@@ -106,4 +116,4 @@ class Leave:
     """All is given back: end the stream for good, once all is said."""
 
 
-Effect: TypeAlias = Greeted | Begin | End | Delete | Forget | Hand | Heed | Ignore | Close | Leave
+Effect: TypeAlias = Greeted | Begin | End | Delete | Forget | Stored | Hand | Heed | Ignore | Close | Leave

@@ -1,5 +1,8 @@
 """What a tune's next Progress will say. Filled by its attempt, emptied by the session; pure.
 
+    note_steps ──> untold ──take──> told ──stored──> forgotten
+                     ^──tell_again───┘ a new stream: the gateway of the old one may have died with it
+
 While no one takes it (no stream, back-pressure) steps collect, and when there are too many every other one goes: the
 newest wins, and the curve stays whole over an hour without a gateway.
 """
@@ -16,14 +19,15 @@ LIMIT = 1000  # steps in one Progress: the protocol's own limit
 
 
 class ProgressBuffer:
-    """The steps of one attempt since the last Progress."""
+    """The steps of one attempt that no gateway is known to have stored."""
 
     def __init__(self, lease: pb.Lease, steps: int) -> None:
         self.step = 0
         self._lease = lease
         self._steps = steps
         self._phase = tune_pb2.TUNE_PHASE_UNSPECIFIED
-        self._metrics: list[pb.StepMetrics] = []
+        self._untold: list[pb.StepMetrics] = []
+        self._told: list[pb.StepMetrics] = []
         self._changed = False
 
     def note_phase(self, phase: tune_pb2.TunePhase.ValueType) -> None:
@@ -35,7 +39,7 @@ class ProgressBuffer:
         """Steps were made."""
         for step in steps:
             self.step = max(self.step, step.step)
-            self._metrics.append(
+            self._untold.append(
                 pb.StepMetrics(
                     step=step.step,
                     loss=step.loss,
@@ -43,8 +47,7 @@ class ProgressBuffer:
                     steps_per_second=step.steps_per_second,
                 )
             )
-        if len(self._metrics) > LIMIT:
-            self._metrics = thin(self._metrics, LIMIT // 2)
+        self._untold = bounded(self._untold)
         self._changed = True
 
     def take(self) -> pb.Progress | None:
@@ -52,14 +55,27 @@ class ProgressBuffer:
         if not self._changed:
             return None
         progress = pb.Progress(
-            lease=self._lease, phase=self._phase, step=self.step, steps=self._steps, metrics=self._metrics
+            lease=self._lease, phase=self._phase, step=self.step, steps=self._steps, metrics=self._untold
         )
-        self._metrics = []
+        self._told = bounded(self._told + self._untold)
+        self._untold = []
         self._changed = False
         return progress
 
+    def stored(self, step: int) -> None:
+        """What was told up to this step is in the database."""
+        self._told = [metrics for metrics in self._told if metrics.step > step]
 
-def thin(metrics: list[pb.StepMetrics], most: int) -> list[pb.StepMetrics]:
-    """At most so many of them, evenly, the newest among them."""
-    stride = -(-len(metrics) // most)
+    def tell_again(self) -> None:
+        """There is a new stream: what is not known to be stored is due once more."""
+        self._untold = bounded(self._told + self._untold)
+        self._told = []
+        self._changed = self._changed or self.step > 0 or self._phase != tune_pb2.TUNE_PHASE_UNSPECIFIED
+
+
+def bounded(metrics: list[pb.StepMetrics]) -> list[pb.StepMetrics]:
+    """As they are where they fit into one Progress; else half of that, evenly, the newest among them."""
+    if len(metrics) <= LIMIT:
+        return metrics
+    stride = -(-len(metrics) // (LIMIT // 2))
     return metrics[::-1][::stride][::-1]

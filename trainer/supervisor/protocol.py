@@ -32,7 +32,8 @@ STALE, ABORT, Revoke and "lost" all mean the same: stop, say nothing, delete wha
     its lease      trusted <──Welcome CONTINUE or SEND_RESULT, a beat's "extended"── silent
                       └────────────────── (sent + lease - margin) has passed ──────────^
 
-What each fault leads to. The stream falls: attempts go on, and Hello names all of them to the next gateway. We fall:
+What each fault leads to. The stream falls: attempts go on, Hello names all of them to the next gateway, and it is told
+again of the steps that the last one has not called stored. We fall:
 the next process finds spooled results and names those; what it does not name the gateway ends at once. The engine
 falls: a Failed, like any report. The gateway hangs: its silence ends the stream, and the next one answers. It alone has
 lost the database: it extends nothing, and after half a lease we try another one, where there is one.
@@ -58,6 +59,7 @@ from trainer.supervisor.effects import (
     Heed,
     Ignore,
     Leave,
+    Stored,
     Upload,
 )
 from trainer.supervisor.leases import Lease, Leases
@@ -318,6 +320,7 @@ class TrainerEnd:
             effects += self._abandon(lease, "the gateway counts it as lost")
         for lease in map(Lease.of, ack.cancelled):
             effects += self._end(lease, Ending.CANCELLED)
+        effects += [Stored(Lease.of(each.lease), each.step) for each in ack.stored]
         if self._is_cut_off(ack, now):
             effects.append(Close("this gateway has extended no lease for half of its length"))
         return effects

@@ -15,7 +15,7 @@ import importlib.metadata
 import itertools
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from trainer.supervisor.effects import (
     Heed,
     Ignore,
     Leave,
+    Stored,
     Upload,
 )
 from trainer.supervisor.leases import Lease, LeaseLost, Leases
@@ -197,7 +198,7 @@ class Workbench:
         for effect in effects:
             match effect:
                 case Greeted(verdicts):
-                    self._greeted({str(lease): pb.HeldAction.Name(action) for lease, action in verdicts.items()})
+                    self._greeted(verdicts)
                 case Begin(assign):
                     self._begin(assign)
                 case End(lease, ending, why):
@@ -206,6 +207,9 @@ class Workbench:
                     await self.spool.acknowledged(lease, report_seq)
                 case Forget(lease, outcome):
                     await self._forget(lease, outcome)
+                case Stored(lease, step):
+                    if (held := self._attempts.get(lease)) is not None:
+                        held.attempt.progress.stored(step)
                 case Hand(urls):
                     self._urls.answered(urls)
                 case Heed(drained, why):
@@ -220,8 +224,11 @@ class Workbench:
                     if self._session is not None:
                         self._session.leave()
 
-    def _greeted(self, verdicts: dict[str, str]) -> None:
-        log.info("A gateway has welcomed this trainer", held=verdicts)
+    def _greeted(self, verdicts: Mapping[Lease, pb.HeldAction.ValueType]) -> None:
+        held = {str(lease): pb.HeldAction.Name(action) for lease, action in verdicts.items()}
+        log.info("A gateway has welcomed this trainer", held=held)
+        for each in self._attempts.values():
+            each.attempt.progress.tell_again()
         self._metrics.connected.set(1)
         self._urls.ask_again()
         self.welcomed_once.set()

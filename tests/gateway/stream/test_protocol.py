@@ -220,6 +220,26 @@ def test_progress_of_what_the_trainer_does_not_hold_is_not_kept() -> None:
     assert list(made.holdings.due()) == [ONE]
 
 
+def test_a_beats_answer_says_how_far_progress_is_stored_and_nothing_of_what_is_not() -> None:
+    made = running(ONE, TWO)
+    metrics = [pb.StepMetrics(step=step) for step in (1, 2, 3)]
+    for each in (ONE, TWO):
+        hear(made, progress=pb.Progress(lease=lease(each), step=3, metrics=metrics))
+    buffer = made.holdings.due()[ONE]
+    chunk = buffer.take()
+    assert chunk is not None
+    buffer.note_stored(chunk)
+    hear(made, progress=pb.Progress(lease=lease(ONE), step=4, metrics=[pb.StepMetrics(step=4)]))
+
+    said = made.answered(Renew(1, [ONE, TWO]), Renewal(extended=[ONE, TWO], lost=[], cancelled=[]), 0.0)
+    away = made.answered(Renew(2, [ONE, TWO]), None, 0.0)
+
+    stored = [pb.StoredProgress(lease=lease(ONE), step=3)]
+    ack = pb.HeartbeatAck(seq=1, extended=[lease(ONE), lease(TWO)], stored=stored)
+    assert said == [Say(pb.GatewayMessage(heartbeat_ack=ack))]
+    assert away == [Say(pb.GatewayMessage(heartbeat_ack=pb.HeartbeatAck(seq=2)))]
+
+
 def test_progress_waits_until_the_database_knows_that_the_tune_runs() -> None:
     made = end()
     made.assigned(ONE)

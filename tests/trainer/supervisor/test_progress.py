@@ -30,6 +30,61 @@ def test_a_step_is_told_once() -> None:
     assert buffer.take() is None
 
 
+def told(progress: pb.Progress | None) -> list[int]:
+    assert progress is not None
+    return [metrics.step for metrics in progress.metrics]
+
+
+def test_a_new_stream_is_told_again_what_the_old_one_has_not_called_stored() -> None:
+    buffer = ProgressBuffer(pb.Lease(), 10)
+    buffer.note_steps(steps(1, 2, 3))
+    first = buffer.take()
+    buffer.note_steps(steps(4))
+    buffer.take()
+    buffer.stored(2)
+    buffer.note_steps(steps(5))
+
+    buffer.tell_again()
+    second = buffer.take()
+    buffer.stored(5)
+    buffer.tell_again()
+    third = buffer.take()
+
+    assert told(first) == [1, 2, 3]
+    assert told(second) == [3, 4, 5]
+    assert told(third) == []
+    assert buffer.take() is None
+
+
+def test_a_new_stream_is_told_the_phase_again() -> None:
+    buffer = ProgressBuffer(pb.Lease(), 10)
+    fresh = ProgressBuffer(pb.Lease(), 10)
+    buffer.note_phase(tune_pb2.TUNE_PHASE_ENCODING)
+    buffer.take()
+
+    buffer.tell_again()
+    fresh.tell_again()
+    again = buffer.take()
+
+    assert again is not None
+    assert again.phase == tune_pb2.TUNE_PHASE_ENCODING
+    assert fresh.take() is None
+
+
+def test_what_no_gateway_ever_calls_stored_is_kept_only_coarsely() -> None:
+    buffer = ProgressBuffer(pb.Lease(), 100_000)
+    for step in range(1, 3 * LIMIT):
+        buffer.note_steps(steps(step))
+        buffer.take()
+
+    buffer.tell_again()
+    again = told(buffer.take())
+
+    assert LIMIT / 4 <= len(again) <= LIMIT
+    assert again == sorted(again)
+    assert (again[0] < LIMIT / 10, again[-1]) == (True, 3 * LIMIT - 1)
+
+
 def test_an_hour_without_a_gateway_thins_the_curve_and_keeps_the_newest() -> None:
     buffer = ProgressBuffer(pb.Lease(), 100_000)
 

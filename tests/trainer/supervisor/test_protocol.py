@@ -23,6 +23,7 @@ from trainer.supervisor.effects import (
     Heed,
     Ignore,
     Leave,
+    Stored,
     Upload,
 )
 from trainer.supervisor.leases import Lease
@@ -284,6 +285,15 @@ def test_progress_goes_before_a_snapshot_from_which_another_trainer_may_go_on(be
     bench.around.spool(snapshot_ready=pb.SnapshotReady(lease=ONE.message(), step=2))
 
     assert bench.said(1.1) == ["progress", "snapshot_ready"]
+
+
+def test_a_beats_answer_says_which_steps_need_not_be_told_again(bench: Bench) -> None:
+    bench.take()
+    stored = [pb.StoredProgress(lease=ONE.message(), step=7)]
+
+    effects = bench.hear(1.0, heartbeat_ack=pb.HeartbeatAck(seq=1, extended=[ONE.message()], stored=stored))
+
+    assert effects == [Stored(ONE, 7)]
 
 
 @pytest.mark.parametrize("outcome", [pb.REPORT_OUTCOME_RECORDED, pb.REPORT_OUTCOME_ALREADY_RECORDED])

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 
+import grpc
 import pytest
 
 from tests.trainer.supervisor.conftest import Bench, first_step, next_idle_beat, sign_put, signed, welcomed
@@ -132,6 +133,28 @@ async def test_training_goes_on_while_the_gateway_is_away(bench: Bench) -> None:
     assert resent.HasField("resolved_recipe")
     assert resent.report_seq == 2
     assert finished.report_seq == 3
+
+
+async def test_a_new_gateway_hears_the_steps_that_the_old_one_has_not_stored(bench: Bench) -> None:
+    _, stream = await welcomed(bench)
+    await stream.say(assign=bench.assign("waits"))
+    await stream.acknowledge(await stream.hear("event"))
+    await first_step(stream)
+    await stream.said.put(grpc.StatusCode.UNAVAILABLE)
+
+    stream = await bench.gateway.stream()
+    await stream.welcome(heartbeat=0.2)
+    again = await stream.hear("progress")
+    stored = [pb.StoredProgress(lease=again.lease, step=again.step)]
+    beat = await stream.hear("heartbeat")
+    await stream.say(heartbeat_ack=pb.HeartbeatAck(seq=beat.seq, extended=[again.lease], stored=stored))
+    await stream.said.put(grpc.StatusCode.UNAVAILABLE)
+    stream = await bench.gateway.stream()
+    await stream.welcome()
+    last = await stream.hear("progress")
+
+    assert [metrics.step for metrics in again.metrics] == [1]
+    assert (last.step, list(last.metrics)) == (again.step, [])
 
 
 async def test_abort_in_welcome_ends_the_attempt(bench: Bench) -> None:
