@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.credentials import STRANGERS, Credentials, TooManyWrong
+from gateway.credentials import EARLY, STRANGERS, Credentials, TooManyWrong
 
 
 class FakeKeys:
@@ -14,11 +14,24 @@ class FakeKeys:
         self.owners = owners
         self.asked: list[str] = []
         self.now = 0.0
+        self.held: asyncio.Event | None = None
+        self.away = False
+        self._arrived = asyncio.Condition()
 
     async def authenticate(self, secret: str) -> str | None:
-        self.asked.append(secret)
-        await asyncio.sleep(0)
+        async with self._arrived:
+            self.asked.append(secret)
+            self._arrived.notify_all()
+        if self.held is not None:
+            await self.held.wait()
+        if self.away:
+            raise ConnectionError
         return self.owners.get(secret)
+
+    async def was_asked(self, times: int = 1) -> None:
+        """Waits until it was."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: len(self.asked) >= times)
 
 
 @pytest.fixture
@@ -48,6 +61,81 @@ async def test_a_revoked_key_is_refused_once_its_entry_ends(keys: FakeKeys, cred
     keys.now = 5.0
     assert await credentials.owner("a") is None
     assert await credentials.owner("a") is None
+
+
+async def test_an_entry_long_past_its_end_serves_nobody_while_it_is_looked_up(
+    keys: FakeKeys, credentials: Credentials[str]
+) -> None:
+    await credentials.owner("a")
+    del keys.owners["a"]
+    keys.now = 3600.0
+
+    owners = await asyncio.gather(*(credentials.owner("a") for _ in range(100)))
+
+    assert set(owners) == {None}
+    assert keys.asked == ["a", "a"]
+
+
+async def test_an_entry_near_its_end_serves_while_one_asks_for_all(
+    keys: FakeKeys, credentials: Credentials[str]
+) -> None:
+    await credentials.owner("a")
+    keys.held = asyncio.Event()
+    keys.now = 5.0 - EARLY
+
+    owners = [await credentials.owner("a") for _ in range(100)]
+    keys.held.set()
+    keys.now = 5.0
+    owners.append(await credentials.owner("a"))  # joins the look-up that is under way
+
+    assert set(owners) == {"alice"}
+    assert keys.asked == ["a", "a"]
+
+
+async def test_an_answer_is_remembered_from_when_it_was_asked_for(
+    keys: FakeKeys, credentials: Credentials[str]
+) -> None:
+    keys.held = asyncio.Event()
+    asking = asyncio.create_task(credentials.owner("a"))
+    await keys.was_asked()
+    keys.now = 4.0
+    keys.held.set()
+    await asking
+    del keys.owners["a"]
+
+    keys.now = 5.0
+    assert await credentials.owner("a") is None
+
+
+async def test_who_leaves_takes_the_answer_from_nobody(keys: FakeKeys, credentials: Credentials[str]) -> None:
+    await credentials.owner("a")
+    keys.held = asyncio.Event()
+    keys.now = 5.0
+    leaves, waits = (asyncio.create_task(credentials.owner("a")) for _ in range(2))
+    await keys.was_asked(2)
+
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    keys.held.set()
+
+    assert await waits == "alice"
+    assert keys.asked == ["a", "a"]
+
+
+async def test_a_store_that_is_away_is_not_outlived_by_what_is_remembered(
+    keys: FakeKeys, credentials: Credentials[str]
+) -> None:
+    await credentials.owner("a")
+    keys.away = True
+
+    keys.now = 4.5
+    assert await credentials.owner("a") == "alice"
+    keys.now = 5.0
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            await credentials.owner("a")
+    keys.away = False
+    assert await credentials.owner("a") == "alice"
 
 
 async def test_an_unknown_secret_is_not_remembered(keys: FakeKeys, credentials: Credentials[str]) -> None:
