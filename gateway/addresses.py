@@ -66,16 +66,41 @@ def is_public(address: Address) -> bool:
 
 def is_own(address: Address) -> bool:
     """Whether it is this host's. What a host sends to itself passes no firewall, also by its public address, so that
-    ports would be open which are closed from outside.
+    ports would be open which are closed from outside. In a container the host is the container.
     """
     address = unwrapped(address)
-    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    if _source(address) == address:
+        return True
+    # A further address of an interface is the source of nothing, but can be bound. Where the kernel lets any address be
+    # bound (net.ipv4.ip_nonlocal_bind), that tells nothing.
+    return _binds(address) and not _binds(NOBODYS[address.version])
+
+
+#: For documentation: no host has them.
+NOBODYS: dict[int, Address] = {4: IPv4Address("192.0.2.1"), 6: IPv6Address("2001:db8::1")}
+
+
+def _source(address: Address) -> Address | None:
+    """Which of this host's addresses it would send from; None where there is no way, or no such version of IP."""
+    try:
+        with _socket(address) as probe:
             probe.connect((str(address), 9))  # UDP: it only chooses the way
-        except OSError:  # there is none
-            return False
-        return ip_address(probe.getsockname()[0]) == address
+            return ip_address(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
+def _binds(address: Address) -> bool:
+    try:
+        with _socket(address) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
+
+
+def _socket(address: Address) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM)
 
 
 def is_in(address: Address, networks: Iterable[Network]) -> bool:

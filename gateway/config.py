@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     #: Networks that this service may ask for callers' or tenants' URLs though they are not public: webhooks within the
     #: company, or pictures of its own site. Whoever may name a URL reaches all that is there.
     outbound_allow: Networks = Field(default=(), description="networks such as `10.1.0.0/16,fd00::/8`")
+    #: Networks that it never asks, though they are public or allowed: in a container, the public addresses of the
+    #: container's host, and whatever else lies behind no firewall from there.
+    outbound_deny: Networks = Field(default=(), description="networks such as `198.51.100.7,2001:db8::/32`")
 
     #: This replica's name in the log and in the trainers' table. Unset: the host's name and a random suffix.
     gateway_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", min_length=1)

@@ -90,14 +90,21 @@ class Outbound:
 
     Args:
         allow: Networks that may be reached though they are not public.
+        deny: Networks that may not be reached though they are public, or allowed.
         resolve: How names become addresses.
         tls: What certificates are checked against; by default the system's authorities, or those of SSL_CERT_FILE.
     """
 
     def __init__(
-        self, *, allow: Sequence[Network] = (), resolve: Resolve | None = None, tls: ssl.SSLContext | None = None
+        self,
+        *,
+        allow: Sequence[Network] = (),
+        deny: Sequence[Network] = (),
+        resolve: Resolve | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._allow = tuple(allow)
+        self._deny = tuple(deny)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls or ssl.create_default_context(),
             max_connections=None,
@@ -204,6 +211,8 @@ class Outbound:
 
     def _may_reach(self, address: str) -> bool:
         parsed = ip_address(address)
+        if is_in(parsed, self._deny):
+            return False
         return (is_public(parsed) and not is_own(parsed)) or is_in(parsed, self._allow)
 
     @asynccontextmanager

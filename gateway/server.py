@@ -134,7 +134,7 @@ class Server:
             max_weights_bytes=settings.max_weights_bytes,
         )
         self._opened.push_async_callback(self._uploads.close)
-        self._outbound = Outbound(allow=settings.outbound_allow)
+        self._outbound = Outbound(allow=settings.outbound_allow, deny=settings.outbound_deny)
         self._opened.push_async_callback(self._outbound.aclose)
         self._fetches = self._build_fetches()
         self._sweeper = Sweeper(

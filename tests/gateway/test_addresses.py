@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from ipaddress import AddressValueError, ip_address, ip_network
 
 import pytest
@@ -42,6 +44,38 @@ def test_hosts_own_address_is_known_as_its_own() -> None:
     assert is_own(ip_address("::ffff:127.0.0.1"))
     assert not is_own(ip_address("192.0.2.1"))
     assert not is_own(ip_address("2001:db8::1"))
+
+
+def test_further_address_of_the_host_is_its_own_though_nothing_is_sent_from_it() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("127.0.0.2", 9))
+
+        assert probe.getsockname()[0] == "127.0.0.1"
+    assert is_own(ip_address("127.0.0.2"))
+
+
+def test_address_is_nobodys_own_where_the_kernel_lets_any_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lenient(socket.socket):
+        def bind(self, address: object) -> None:
+            pass
+
+    monkeypatch.setattr(socket, "socket", Lenient)
+
+    assert not is_own(ip_address("8.8.8.8"))
+    assert is_own(ip_address("127.0.0.1"))
+
+
+def test_host_without_ipv6_has_no_address_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithoutIPv6(socket.socket):
+        def __init__(self, family: int = -1, type: int = -1) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, type)
+
+    monkeypatch.setattr(socket, "socket", WithoutIPv6)
+
+    assert not is_own(ip_address("2001:4860:4860::8888"))
+    assert is_own(ip_address("127.0.0.1"))
 
 
 @pytest.mark.parametrize("host", NUMBERS.split())

@@ -44,10 +44,13 @@ def test_objects_lie_nowhere_else(url: str, monkeypatch: pytest.MonkeyPatch) -> 
         config.read()
 
 
-def test_networks_are_read_from_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNESMITH_OUTBOUND_ALLOW", "10.1.0.0/16, fd00::/8,192.0.2.7")
+@pytest.mark.parametrize("name", ["outbound_allow", "outbound_deny"])
+def test_networks_are_read_from_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"TUNESMITH_{name.upper()}", "10.1.0.0/16, fd00::/8,192.0.2.7")
 
-    assert [str(network) for network in config.read().outbound_allow] == ["10.1.0.0/16", "fd00::/8", "192.0.2.7/32"]
+    networks = getattr(config.read(), name)
+
+    assert [str(network) for network in networks] == ["10.1.0.0/16", "fd00::/8", "192.0.2.7/32"]
 
 
 def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:

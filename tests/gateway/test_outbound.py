@@ -254,6 +254,20 @@ async def test_public_address_of_this_very_host_is_not_reached(
     assert (by_name.reason, by_address.reason, made.asked) == ("UNREACHABLE", "ADDRESS_NOT_PUBLIC", [])
 
 
+async def test_denied_network_is_not_reached_though_it_is_public_or_allowed(site: tuple[Site, str]) -> None:
+    made, base = site
+    denied = {"allow": LOOPBACK, "deny": [ip_network("127.0.0.1"), ip_network("1.1.1.0/24")]}
+
+    async with client(**denied, resolve=leads_to(["::ffff:127.0.0.1"])) as guarded:
+        by_name = await refused(got(guarded, f"http://shop.example:{base.rpartition(':')[2]}/"))
+        by_address = await refused(got(guarded, base + "/"))
+        with pytest.raises(OutboundRefused, match=r"its host 1\.1\.1\.1 is not a public address"):
+            guarded.check("https://1.1.1.1/")
+        guarded.check("https://1.1.2.1/")
+
+    assert (by_name.reason, by_address.reason, made.asked) == ("UNREACHABLE", "ADDRESS_NOT_PUBLIC", [])
+
+
 async def test_name_is_resolved_once_and_what_was_checked_is_reached(
     site: tuple[Site, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
