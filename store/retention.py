@@ -139,8 +139,8 @@ _FORGET = delete(api_keys).where(
 
 
 async def forget_deliveries(db: Database, after_seconds: float) -> int:
-    """Erases some webhooks, with their tries, that were delivered or given up so long ago, or whose endpoint has been
-    disabled for so long. How many.
+    """Erases some webhooks, with their tries, that were delivered or given up so long ago, or have waited for so long
+    at an endpoint that was disabled as long ago. How many.
     """
     async with db.write() as transaction:
         count = 0
@@ -161,12 +161,13 @@ _ENDED_DELIVERIES = (
     .limit(ROWS)
     .with_for_update(skip_locked=True)
 )
-#: By webhook_deliveries_due; disabled endpoints are few.
+#: By webhook_deliveries_due; disabled endpoints are few. What was sent again by hand is due since then, and stays: who
+#: did so means to enable the endpoint.
 _STRANDED_DELIVERIES = (
     select(webhook_deliveries.c.message_id, webhook_deliveries.c.endpoint_id)
     .join(webhook_endpoints, webhook_endpoints.c.id == webhook_deliveries.c.endpoint_id)
     .where(
-        webhook_deliveries.c.due_at.is_not(None),
+        webhook_deliveries.c.due_at <= later(bindparam("ago", type_=Float())),
         webhook_endpoints.c.disabled_at <= later(bindparam("ago", type_=Float())),
     )
     .limit(ROWS)

@@ -319,3 +319,17 @@ async def test_old_messages_leave_the_log_and_those_that_wait_stay(world: World)
     assert erased == [1, 0]
     assert (left.delivery.state, young) == ("pending", 0)
     assert await retention.forget_deliveries(world.database, 30 * DAY) == 1, "nobody enabled its endpoint for a month"
+
+
+async def test_message_sent_again_by_hand_waits_for_its_disabled_endpoint_as_long_as_any_other(world: World) -> None:
+    endpoint = await add(world)
+    await told(world)
+    await endpoints.disable(world.database, endpoint, "gone")
+    await world.database.move_clock(31 * DAY)
+    [entry] = await messages.log(world.database)
+    await messages.resend(world.database, entry.delivery.message_id)
+
+    young = await retention.forget_deliveries(world.database, 30 * DAY)
+    await world.database.move_clock(31 * DAY)
+
+    assert (young, await retention.forget_deliveries(world.database, 30 * DAY)) == (0, 1)
