@@ -68,25 +68,19 @@ async def log(
     newest = select(webhook_deliveries).order_by(
         webhook_deliveries.c.created_at.desc(), webhook_deliveries.c.message_id.desc(), webhook_deliveries.c.endpoint_id
     )
+    tries = _ATTEMPTS
     if message_id is not None:
         newest = newest.where(webhook_deliveries.c.message_id == message_id)
     if endpoint_id is not None:
         newest = newest.where(webhook_deliveries.c.endpoint_id == endpoint_id)
+        tries = tries.where(webhook_attempts.c.endpoint_id == endpoint_id)
     async with db.read() as connection:
         found = [record(WebhookDelivery, row) for row in await connection.execute(newest.limit(limit))]
-        tried = await connection.execute(_ATTEMPTS, {"messages": [each.message_id for each in found]})
-        attempts = [record(WebhookAttempt, row) for row in tried]
-    return [
-        LogEntry(
-            delivery=each,
-            attempts=[
-                attempt
-                for attempt in attempts
-                if (attempt.message_id, attempt.endpoint_id) == (each.message_id, each.endpoint_id)
-            ],
-        )
-        for each in found
-    ]
+        tried = (await connection.execute(tries, {"messages": [each.message_id for each in found]})).all()
+    attempts: dict[tuple[str, str], list[WebhookAttempt]] = {}
+    for row in tried:
+        attempts.setdefault((row.message_id, row.endpoint_id), []).append(record(WebhookAttempt, row))
+    return [LogEntry(each, attempts.get((each.message_id, each.endpoint_id), [])) for each in found]
 
 
 #: By the primary key.

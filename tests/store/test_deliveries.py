@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from store import retention, tunes
 from store.errors import NotFound
+from store.tables import record
 from store.webhooks import deliveries, endpoints, messages
 from store.webhooks.deliveries import FAILING, LONGEST_PAUSE, SCHEDULE, Answer, Due, Fate, pause_after
+from store.webhooks.tables import WebhookAttempt
 from tests.store.world import World
 
 DAY = 86400.0
@@ -333,3 +336,33 @@ async def test_message_sent_again_by_hand_waits_for_its_disabled_endpoint_as_lon
     await world.database.move_clock(31 * DAY)
 
     assert (young, await retention.forget_deliveries(world.database, 30 * DAY)) == (0, 1)
+
+
+async def test_log_asks_each_try_once_where_it_belongs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = [await add(world), await add(world)]
+    await told(world, 6)
+    for endpoint in added:
+        for due in await claim(world, endpoint):
+            await deliveries.conclude(world.database, due, BAD)
+    asked: list[str] = []
+
+    class Attempt:
+        def __init__(self, row: Any) -> None:
+            self._row = row
+
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            return getattr(self._row, name)
+
+    def counting(kind: type[Any], row: Any) -> Any:
+        return Attempt(row) if kind is WebhookAttempt else record(kind, row)
+
+    monkeypatch.setattr(messages, "record", counting)
+    log = await messages.log(world.database)
+    often = len(asked)
+
+    assert [len(entry.attempts) for entry in log] == [1] * 12
+    for entry in log:
+        [attempt] = entry.attempts
+        assert (attempt.message_id, attempt.endpoint_id) == (entry.delivery.message_id, entry.delivery.endpoint_id)
+    assert often <= 2 * 12, "not once for each message in the log"
