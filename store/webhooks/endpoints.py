@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Float, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Float, Integer, bindparam, delete, func, insert, or_, select, update
 
 from store.database import Database, Transaction
 from store.dialect import Time, later, now
@@ -33,6 +33,7 @@ MOST = 16  # endpoints of a tenant: each move of its tunes writes so many rows
 MOST_SECRETS = 4  # of an endpoint at a time: each is a signature in a header
 LONGEST_URL = 2048  # characters
 LONGEST_TEXT = 200  # characters, so that a list has one line for each
+ROWS = 500  # a transaction, of what is removed
 SECRET_BYTES = 32  # Standard Webhooks wants 24 to 64
 #: What is told where nothing is said: the ends.
 ENDS = tuple(each for each in EVENT_TYPES if each != "tune.running")
@@ -132,11 +133,32 @@ _ALL = (
 
 
 async def remove(db: Database, endpoint_id: str) -> None:
-    """Forgets the endpoint, with what waits for it and its log. NotFound: no such endpoint."""
+    """Forgets the endpoint, with what waits for it and its log. NotFound: no such endpoint.
+
+    Its messages go first, batch after batch: a log of millions would outlast a statement's time, and moves of the
+    tenant's tunes wait for who deletes the endpoint. Who dies amid it leaves the endpoint disabled, to be removed anew.
+    """
+    await disable(db, endpoint_id, "it is being removed")
+    ours = {"endpoint": endpoint_id, "most": ROWS}
+    some = ROWS
+    while some == ROWS:
+        async with db.write() as transaction:
+            some = (await transaction.execute(_REMOVE_SOME, ours)).rowcount
     async with db.write() as transaction:
-        gone = await transaction.execute(delete(webhook_endpoints).where(webhook_endpoints.c.id == endpoint_id))
-        if gone.rowcount == 0:
-            raise _unknown(endpoint_id)
+        await transaction.execute(_REMOVE, ours)
+
+
+#: By webhook_deliveries_of_endpoint; each one's tries go with it.
+_REMOVE_SOME = delete(webhook_deliveries).where(
+    webhook_deliveries.c.endpoint_id == bindparam("endpoint"),
+    webhook_deliveries.c.message_id.in_(
+        select(webhook_deliveries.c.message_id)
+        .where(webhook_deliveries.c.endpoint_id == bindparam("endpoint"))
+        .limit(bindparam("most", type_=Integer()))
+    ),
+)
+#: With its secrets, and messages of moves that had begun before it was disabled.
+_REMOVE = delete(webhook_endpoints).where(webhook_endpoints.c.id == bindparam("endpoint"))
 
 
 async def rotate(db: Database, endpoint_id: str, keep_seconds: float) -> str:

@@ -101,6 +101,8 @@ class WebhookDelivery(SQLModel, table=True):
             postgresql_where=text("ended_at IS NOT NULL"),
             sqlite_where=text("ended_at IS NOT NULL"),
         ),
+        # An endpoint's newest ones (its log), and all that it has (its removal; the cascade looks for them too).
+        Index("webhook_deliveries_of_endpoint", "endpoint_id", "created_at"),
         # The newest ones (the operator's log).
         Index("webhook_deliveries_newest", text("created_at DESC"), text("message_id DESC")),
     )

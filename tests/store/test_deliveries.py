@@ -7,8 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import Delete, text
+from sqlalchemy.exc import DBAPIError
 
 from store import retention, tunes
+from store.database import Transaction
 from store.errors import NotFound
 from store.tables import record
 from store.webhooks import deliveries, endpoints, messages
@@ -366,3 +369,67 @@ async def test_log_asks_each_try_once_where_it_belongs(world: World, monkeypatch
         [attempt] = entry.attempts
         assert (attempt.message_id, attempt.endpoint_id) == (entry.delivery.message_id, entry.delivery.endpoint_id)
     assert often <= 2 * 12, "not once for each message in the log"
+
+
+async def test_removed_endpoint_takes_its_messages_along_in_transactions_of_some_each(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, other = await add(world), await add(world)
+    await told(world, 5)
+    [due, *_] = await claim(world, endpoint)
+    await deliveries.conclude(world.database, due, BAD)
+    monkeypatch.setattr(endpoints, "ROWS", 2)
+    gone: list[tuple[str, int]] = []
+    in_one: set[Transaction] = set()
+    execute = Transaction.execute
+
+    async def counting(self: Transaction, statement: Any, parameters: Any = None) -> Any:
+        result = await execute(self, statement, parameters)
+        if isinstance(statement, Delete):
+            in_one.add(self)
+            gone.append((str(statement.table), result.rowcount))
+        return result
+
+    monkeypatch.setattr(Transaction, "execute", counting)
+    await endpoints.remove(world.database, endpoint)
+
+    assert gone == [*[("webhook_deliveries", rows) for rows in (2, 2, 1)], ("webhook_endpoints", 1)]
+    assert len(in_one) == len(gone)
+    assert {entry.delivery.endpoint_id for entry in await messages.log(world.database)} == {other}
+
+
+async def test_removal_that_was_broken_off_leaves_the_endpoint_disabled_to_be_removed_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = await add(world)
+    await told(world, 3)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(endpoints, "_REMOVE", text("SELECT broken"))
+        with pytest.raises(DBAPIError):
+            await endpoints.remove(world.database, endpoint)
+    reason = await disabled_reason(world)
+    await told(world)
+    left = await messages.log(world.database)
+    await endpoints.remove(world.database, endpoint)
+
+    assert (reason, left) == ("it is being removed", [])
+    assert await endpoints.list_endpoints(world.database) == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "SELECT message_id FROM webhook_deliveries WHERE endpoint_id = 'hook_1' ORDER BY created_at DESC LIMIT 9",
+        "DELETE FROM webhook_deliveries WHERE endpoint_id = 'hook_1'",
+    ],
+    ids=["log", "cascade"],
+)
+async def test_one_endpoints_messages_are_found_by_their_index(asked: str, world: World) -> None:
+    async with world.database.write() as transaction:
+        if world.database.dialect == "postgresql":
+            await transaction.execute(text("SET LOCAL enable_seqscan = off"))  # it would be right: the table is empty
+        explain = "EXPLAIN" if world.database.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
+        plan = (await transaction.execute(text(f"{explain} {asked}"))).all()
+
+    assert "webhook_deliveries_of_endpoint" in str(plan)
