@@ -91,7 +91,9 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
             return wire.transfer(get_url=await self._objects.sign_get(row.object_key, URL_SECONDS))
         if row.status == "ready_to_upload" and row.tenant_id == caller().tenant_id:
             most_bytes = self._uploads.most_bytes(row.asset_type)
-            put_url = await self._objects.sign_put(incoming_key(row.id), URL_SECONDS, most_bytes=most_bytes)
+            put_url = await self._objects.sign_put(
+                incoming_key(row.id), URL_SECONDS, most_bytes=most_bytes, owner=row.tenant_id
+            )
             return wire.transfer(put_url=put_url)
         return wire.transfer()
 

@@ -97,11 +97,11 @@ class Metrics:
         )
         self._limited = Counter(
             "tunesmith_calls_limited",
-            "Calls refused since their tenant had too many requests a second, or too many streams.",
+            "Calls refused since their tenant had too many requests a second or streams, or uploads no memory left.",
             ["limit"],
             registry=self.registry,
         )
-        for limit in ("requests", "streams"):
+        for limit in ("requests", "streams", "uploads"):
             self._limited.labels(limit)
         self._ended = Counter(
             "tunesmith_tunes_ended",
@@ -133,7 +133,7 @@ class Metrics:
         self._fetches.labels(reason or "FETCHED").inc()
 
     def limited(self, limit: str) -> None:
-        """One call was refused for a tenant's limit: `requests` or `streams`."""
+        """One call was refused for a limit: `requests`, `streams` or `uploads`."""
         self._limited.labels(limit).inc()
 
     def ended(self, state: str, engine: str) -> None:

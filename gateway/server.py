@@ -36,6 +36,7 @@ from gateway.fetches import Fetches
 from gateway.http import app, docs, openapi
 from gateway.http.connection import Connection
 from gateway.http.loopback import Loopback
+from gateway.http.room import Room
 from gateway.hub import Hub
 from gateway.judges import Judges
 from gateway.metrics import Metrics, read_snapshot
@@ -309,6 +310,7 @@ class Server:
             self._loopback,
             CALLER_SERVICES,
             objects=(self._objects, self._signer),
+            room=Room(self._settings.upload_memory_bytes, refused=partial(self._metrics.limited, "uploads")),
             extra_routes=[openapi.route(described), *docs.routes()],
             health=self._say_health,
             record=self._metrics.http,

@@ -4,8 +4,6 @@ random generator; knows no socket."""
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -22,6 +20,8 @@ class Target:
     """A valid API key: the worst of them have one."""
     file_id: str
     """A picture of that key's tenant."""
+    put_path: str
+    """Where that tenant may PUT a picture: path and query of a signed URL."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,6 @@ def request(verb: str, path: str, body: bytes = b"", *, key: str | None = None, 
 def create(target: Target, body: bytes) -> bytes:
     """POST /v1/tune with a good key."""
     return request("POST", "/v1/tune", body, key=target.key, Content_Type="application/json")
-
-
-def bomb() -> bytes:
-    """A PNG of 30,000 x 30,000 pixels in a kilobyte or so, with right checksums."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(1_000_000), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def _tune(target: Target, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
@@ -177,6 +166,15 @@ def _slow(random: Random, target: Target) -> Attack:
     return Attack("", [random.choice([begun, head[: random.randrange(1, 60)], b""])], frozenset(), held=True)
 
 
+def _slow_upload(random: Random, target: Target) -> Attack:
+    """What came of it is held in memory until it goes on."""
+    length = random.choice([b"Content-Length: 50000000", b"Transfer-Encoding: chunked"])
+    head = request("PUT", target.put_path).replace(b"Content-Length: 0", length)
+    size = random.randrange(1, 900_000)  # less than what is written to the disk at once
+    chunk = b"" if length.startswith(b"Content") else b"%x\r\n" % 2_000_000
+    return Attack("", [head + chunk + bytes(size)], frozenset(), held=True)
+
+
 def _grpc_garbage(random: Random, target: Target) -> Attack:
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     settings, junk = b"\0\0\0\x04\0\0\0\0\0", random.randbytes(200)
@@ -204,6 +202,7 @@ _TABLE: list[tuple[_Maker, set[int], float]] = [
     (_wrong_content_type, {415}, 3),
     (_forged_url, {403}, 3),
     (_slow, {408, CUT_OFF}, 2),
+    (_slow_upload, {408, CUT_OFF}, 0.5),  # seldom: a tenant that has taken its share of memory is answered 503
     (_grpc_garbage, {CUT_OFF}, 5),
 ]
 KINDS: dict[str, tuple[_Maker, set[int]]] = {

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from benchmarks.hostile.attacks import CUT_OFF, Attack, Target, attack, bomb, request
+from benchmarks.hostile.attacks import CUT_OFF, Attack, Target, attack, request
+from tests.servers.corpus import png_bomb
 
 PATIENCE = 45.0  # seconds for one answer; what takes longer counts as none
 BOMBS = 0.5  # a second: each is three requests and a judge's work
@@ -114,7 +115,7 @@ async def _bomb(address: Sequence[Any], target: Target, name: str) -> int:
     body = json.dumps({"asset_type": "file", "name": name, "data": {"asset_type": "file"}}).encode()
     made = await _asked(address, request("POST", "/v1/assets", body, key=target.key, Content_Type="application/json"))
     id, put_url = made["asset"]["id"], made["transfer_api"]["put_url"]
-    await _asked(address, request("PUT", "/" + put_url.split("/", 3)[3], bomb()))
+    await _asked(address, request("PUT", "/" + put_url.split("/", 3)[3], png_bomb()))
     status = await exchange(address, [request("POST", f"/v1/assets/{id}/complete-upload", key=target.key)])
     found = await _asked(address, request("GET", f"/v1/assets/{id}", key=target.key))
     return status if found["asset"]["status"] == "rejected" else 999

@@ -99,7 +99,7 @@ async def _load(
     http, (host, port) = urlsplit(service.ready["http"]), service.ready["grpc"].rsplit(":", 1)
     told = {
         "addresses": {"http": [http.hostname, http.port], "grpc": [host, int(port)]},
-        "target": asdict(Target(client.headers["authorization"].split()[1], file_id)),
+        "target": asdict(Target(client.headers["authorization"].split()[1], file_id, _put_path(client))),
         "load": {"rate": rate, "seconds": seconds, "seed": seed},
     }
     process = await asyncio.create_subprocess_exec(
@@ -108,6 +108,12 @@ async def _load(
     output, _ = await process.communicate()
     assert process.returncode == 0, "the attackers fell over"
     result |= json.loads(output)
+
+
+def _put_path(client: Client) -> str:
+    body = {"asset_type": "file", "name": "never-whole", "data": {"asset_type": "file"}}
+    put_url: str = client.post("/v1/assets", json=body).json()["transfer_api"]["put_url"]
+    return put_url.removeprefix(str(client.base_url).rstrip("/"))
 
 
 async def _look(gateway: int, memory: list[float], judges: list[float]) -> None:

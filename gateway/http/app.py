@@ -24,6 +24,7 @@ from gateway.http.edge import Edge, Recorder, answer_http_exception, answer_refu
 from gateway.http.exchange import Answer
 from gateway.http.objects import route as objects_route
 from gateway.http.requests import Limits
+from gateway.http.room import Room
 from gateway.http.transcoding import Channel
 from gateway.status import Refusal
 from store.objects import Objects
@@ -51,6 +52,7 @@ def build(
     services: Sequence[ServiceDescriptor],
     *,
     objects: tuple[Objects, Signer] | None = None,
+    room: Room | None = None,
     extra_routes: Sequence[BaseRoute] = (),
     health: Health = _well,
     record: Recorder = lambda route, verb, status, seconds: None,
@@ -62,6 +64,7 @@ def build(
         channel: To what serves `services`: a Loopback, or a channel made with CHANNEL_OPTIONS.
         services: Whose rpcs with an HTTP rule are served.
         objects: The object store, and who has signed the URLs of its objects that lead here. None: none does.
+        room: Memory for uploads that come here. None: as much as they like.
         extra_routes: Matched before the transcoded ones.
         health: What /health answers: 200 where its `status` is "ok", else 503.
         record: Told of every request: (route, verb, status, seconds until the answer began).
@@ -70,7 +73,7 @@ def build(
     limits = limits or Limits()
     routes: list[BaseRoute] = [Route("/health", _Health(health), methods=["GET", "HEAD"])]
     if objects is not None:
-        routes.append(objects_route(*objects))
+        routes.append(objects_route(*objects, room or Room()))
     routes += [*extra_routes, *transcoding.routes(channel, services, limits)]
     app = Starlette(
         routes=routes,

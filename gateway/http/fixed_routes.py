@@ -98,5 +98,5 @@ def _put_object() -> Operation:
     }
     body = {"required": True, "content": _BYTES}
     return _object(
-        "PutObject", "Uploads an object by its signed URL.", ("expires", "most"), responses, requestBody=body
+        "PutObject", "Uploads an object by its signed URL.", ("expires", "most", "owner"), responses, requestBody=body
     )

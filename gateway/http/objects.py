@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.http import errors
 from gateway.http.exchange import Answer, Disconnected, chunk_of, gone, request_id_of, start
+from gateway.http.room import Room
 from gateway.status import Refusal, refusal
 from store.errors import StoreError
 from store.objects import Objects
@@ -44,18 +45,19 @@ _HEADERS = (
 )
 
 
-def route(objects: Objects, signer: Signer) -> BaseRoute:
-    """Returns the route of all objects."""
+def route(objects: Objects, signer: Signer, room: Room) -> BaseRoute:
+    """Returns the route of all objects. `room`: the memory that uploads may take."""
     verbs = ["GET", "HEAD", "PUT"] if isinstance(objects, LocalObjects) else ["PUT"]
-    return Route(PATH, _Objects(objects, signer), methods=verbs)
+    return Route(PATH, _Objects(objects, signer, room), methods=verbs)
 
 
 class _Objects:
     """ASGI app below the route."""
 
-    def __init__(self, objects: Objects, signer: Signer) -> None:
+    def __init__(self, objects: Objects, signer: Signer, room: Room) -> None:
         self._objects = objects
         self._signer = signer
+        self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request. The expiry counts now, and not during it: a slow upload may outlive its URL."""
@@ -64,7 +66,7 @@ class _Objects:
         try:
             self._check(query, scope["method"], key)
             if scope["method"] == "PUT":
-                answer: Answer | None = await self._put(scope, receive, key, int(query["most"]))
+                answer: Answer | None = await self._put(scope, receive, key, query)
             else:
                 answer = await self._get(scope, receive, send, key)
         except Refusal as refused:
@@ -83,13 +85,16 @@ class _Objects:
                 )
             raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "BAD_SIGNATURE", "This URL was not signed by us.")
 
-    async def _put(self, scope: Scope, receive: Receive, key: str, most_bytes: int) -> Answer:
+    async def _put(self, scope: Scope, receive: Receive, key: str, query: QueryParams) -> Answer:
+        most_bytes = int(query["most"])
         said = dict(scope["headers"]).get(b"content-length", b"")
         declared = int(said[:18]) if said.isdigit() else None  # None: chunked
         if declared is not None and declared > most_bytes:
             raise errors.too_large(most_bytes)
+        memory = self._objects.write_memory(most_bytes if declared is None else declared)
         try:
-            await self._objects.write(key, _body(receive, declared), max_bytes=most_bytes)
+            async with self._room.held(query["owner"], memory):  # before the first byte is asked for
+                await self._objects.write(key, _body(receive, declared), max_bytes=most_bytes)
         except TooLarge as exc:
             raise errors.too_large(most_bytes) from exc
         return Answer(200, b"{}")

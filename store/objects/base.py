@@ -49,9 +49,10 @@ class Objects(ABC):
         """
 
     @abstractmethod
-    async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int) -> str:
+    async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int, owner: str) -> str:
         """A URL that uploads the object, likewise. `most_bytes`: what the key is for wants no more. Where the URL leads
-        to the gateway, a larger body is refused; who uses what came another way looks at its size.
+        to the gateway, a larger body is refused; who uses what came another way looks at its size. `owner`: the tenant
+        whose share of the gateway's memory it takes there.
         """
 
     @abstractmethod
@@ -63,6 +64,10 @@ class Objects(ABC):
         """Writes the object, durable and whole when this returns. (size, SHA-256 hexadecimal). TooLarge past
         max_bytes.
         """
+
+    @abstractmethod
+    def write_memory(self, size: int | None) -> int:
+        """Bytes of memory that a write of so many bytes holds at most; None: their number is not known."""
 
     @abstractmethod
     async def stat(self, key: str) -> int | None:

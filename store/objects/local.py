@@ -50,9 +50,9 @@ class LocalObjects(Objects):
         """See Objects. It leads to the gateway, as all here."""
         return self._signer.get(key, expires_seconds)
 
-    async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int) -> str:
+    async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int, owner: str) -> str:
         """See Objects."""
-        return self._signer.put(key, expires_seconds, most_bytes)
+        return self._signer.put(key, expires_seconds, most_bytes, owner)
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
         """See Objects."""
@@ -88,6 +88,10 @@ class LocalObjects(Objects):
             temporary.unlink(missing_ok=True)
             raise
         return counted.sum()
+
+    def write_memory(self, size: int | None) -> int:
+        """See Objects. What is gathered, its pieces once more, and the piece that is being written."""
+        return 3 * CHUNK if size is None else min(2 * size, 3 * CHUNK)
 
     async def stat(self, key: str) -> int | None:
         """See Objects."""

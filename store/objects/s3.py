@@ -36,7 +36,10 @@ from store.objects.signing import Signer
 
 SINGLE = 5 * 2**30  # bytes: the most that S3 takes in one PUT, and copies in one call
 PART = 8 * 2**20  # bytes of a part; S3 takes 10,000 parts of an object, 78 GiB
-AT_ONCE = 4  # parts under way of one object: what a download or an upload holds in memory
+AT_ONCE = 4  # parts under way of one object
+#: Bytes that one write holds at most: the parts under way; the one that obstore fills; the one that it is given, which
+#: is put together of pieces that are there once more.
+MOST_MEMORY = (AT_ONCE + 3) * PART
 
 # A gateway that waits for S3 keeps its caller waiting: better a 503 soon.
 RETRY = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
@@ -111,10 +114,10 @@ class S3Objects(Objects):
         with self._asked(key):
             return await obstore.sign_async(self._store, "GET", self._at(key), timedelta(seconds=expires_seconds))
 
-    async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int) -> str:
+    async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int, owner: str) -> str:
         """See Objects. It leads to S3 where one PUT will do, else to the gateway."""
         if most_bytes > SINGLE:
-            return self._signer.put(key, expires_seconds, most_bytes)
+            return self._signer.put(key, expires_seconds, most_bytes, owner)
         with self._asked(key):
             return await obstore.sign_async(self._store, "PUT", self._at(key), timedelta(seconds=expires_seconds))
 
@@ -149,6 +152,10 @@ class S3Objects(Objects):
                 rest = _then(first, pieces)
                 await obstore.put_async(self._patient, path, rest, chunk_size=PART, max_concurrency=AT_ONCE)
         return counted.sum()
+
+    def write_memory(self, size: int | None) -> int:
+        """See Objects."""
+        return MOST_MEMORY if size is None else min(2 * size, MOST_MEMORY)
 
     async def stat(self, key: str) -> int | None:
         """See Objects."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Mapping
 from urllib.parse import quote
@@ -15,6 +16,10 @@ from urllib.parse import quote
 from store.objects.base import checked
 
 PATH = "/v1/objects/"
+
+_TERMS = {"GET": ("expires",), "PUT": ("expires", "most", "owner")}
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Signer:
@@ -31,16 +36,18 @@ class Signer:
         """{public_url}/v1/objects/{key}?expires={unix seconds}&signature={HMAC-SHA256}."""
         return self._sign("GET", key, {"expires": _after(expires_seconds)})
 
-    def put(self, key: str, expires_seconds: float, most_bytes: int) -> str:
-        """As get, with &most={bytes}: what the key is for was known here, and is not where the body comes."""
-        return self._sign("PUT", key, {"expires": _after(expires_seconds), "most": str(most_bytes)})
+    def put(self, key: str, expires_seconds: float, most_bytes: int, owner: str) -> str:
+        """As get, with &most={bytes}&owner={tenant}: what the key is for, and whose, was known here, and is not where
+        the body comes.
+        """
+        return self._sign("PUT", key, {"expires": _after(expires_seconds), "most": str(most_bytes), "owner": owner})
 
     def verify(self, method: str, key: str, query: Mapping[str, str]) -> bool:
         """Whether it was signed by us for this method and key, and has not expired. HEAD is as GET."""
         method = "GET" if method == "HEAD" else method
-        terms = {name: query.get(name, "") for name in _terms(method)}
+        terms = {name: query.get(name, "") for name in _TERMS[method]}
         signature = query.get("signature", "")
-        if not (all(map(_is_number, terms.values())) and signature.isascii()):
+        if not (all(_is_sound(name, value) for name, value in terms.items()) and signature.isascii()):
             return False
         mine = self._signature(method, key, terms)
         return hmac.compare_digest(mine, signature) and int(terms["expires"]) > time.time()
@@ -51,17 +58,13 @@ class Signer:
 
     def _signature(self, method: str, key: str, terms: Mapping[str, str]) -> str:
         """Of method, key and terms, and of no header: clients differ in what they send."""
-        message = "\n".join([method, key, *(terms[name] for name in _terms(method))])
+        message = "\n".join([method, key, *(terms[name] for name in _TERMS[method])])
         return hmac.new(self._secret, message.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
-
-
-def _terms(method: str) -> tuple[str, ...]:
-    return ("expires", "most") if method == "PUT" else ("expires",)
 
 
 def _after(seconds: float) -> str:
     return str(int(time.time() + seconds))
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 18
+def _is_sound(name: str, value: str) -> bool:
+    return (_OWNER if name == "owner" else _NUMBER).fullmatch(value) is not None

@@ -10,12 +10,14 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 import structlog
 
+from gateway.http.room import Room
 from store.objects.local import LocalObjects
 from store.objects.signing import Signer
 from tests.servers.front import Front, front
@@ -67,7 +69,7 @@ async def stored(objects: LocalObjects, content: bytes = PICTURE) -> str:
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_what_is_put_is_got(http: httpx.AsyncClient, objects: LocalObjects, chunked: bool) -> None:
     put = await http.put(
-        await objects.sign_put(KEY, most_bytes=MOST), content=chunks_of(PICTURE) if chunked else PICTURE
+        await objects.sign_put(KEY, most_bytes=MOST, owner="acme"), content=chunks_of(PICTURE) if chunked else PICTURE
     )
     got = await http.get(await objects.sign_get(KEY))
 
@@ -79,7 +81,7 @@ async def test_what_is_put_is_got(http: httpx.AsyncClient, objects: LocalObjects
 
 
 async def test_an_upload_of_nothing_is_an_empty_object(http: httpx.AsyncClient, objects: LocalObjects) -> None:
-    assert (await http.put(await objects.sign_put(KEY, most_bytes=MOST))).status_code == 200
+    assert (await http.put(await objects.sign_put(KEY, most_bytes=MOST, owner="acme"))).status_code == 200
     got = await http.get(await objects.sign_get(KEY))
 
     assert (got.status_code, got.content) == (200, b"")
@@ -186,7 +188,7 @@ async def test_what_is_replaced_while_it_is_sent_is_sent_as_it_was(objects: Loca
 
 async def test_a_url_opens_what_was_signed_and_nothing_else(http: httpx.AsyncClient, objects: LocalObjects) -> None:
     get = await stored(objects)
-    put = await objects.sign_put(KEY, most_bytes=MOST)
+    put = await objects.sign_put(KEY, most_bytes=MOST, owner="acme")
     attempts = [
         await http.put(get, content=b"x"),
         await http.get(put),
@@ -226,7 +228,7 @@ async def test_an_upload_too_large_is_413_and_leaves_nothing(
     large = b"x" * 100_001
 
     answer = await http.put(
-        await objects.sign_put(KEY, most_bytes=100_000), content=chunks_of(large) if chunked else large
+        await objects.sign_put(KEY, most_bytes=100_000, owner="acme"), content=chunks_of(large) if chunked else large
     )
 
     assert (answer.status_code, answer.json()["reason"]) == (413, "TOO_LARGE")
@@ -239,7 +241,7 @@ async def test_a_body_that_has_not_the_declared_length_is_refused_and_leaves_not
     http: httpx.AsyncClient, objects: LocalObjects, declared: int, tmp_path: Path
 ) -> None:
     """From a server that leaves the counting to us."""
-    put = await objects.sign_put(KEY, most_bytes=MOST)
+    put = await objects.sign_put(KEY, most_bytes=MOST, owner="acme")
 
     answer = await http.put(put, content=chunks_of(PICTURE), headers={"content-length": str(declared)})
 
@@ -251,7 +253,7 @@ async def test_a_body_that_has_not_the_declared_length_is_refused_and_leaves_not
 async def test_bytes_past_the_declared_length_are_no_part_of_the_object(objects: LocalObjects, signer: Signer) -> None:
     """HTTP/1.1 takes them for the next request, which they are not."""
     async with opened(objects, signer) as (_door, host, port):
-        url = urlsplit(await objects.sign_put(KEY, most_bytes=MOST))
+        url = urlsplit(await objects.sign_put(KEY, most_bytes=MOST, owner="acme"))
         reader, writer = await asyncio.open_connection(host, port)
         head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
         writer.write(f"{head}justmore\r\n\r\n".encode())
@@ -264,7 +266,7 @@ async def test_bytes_past_the_declared_length_are_no_part_of_the_object(objects:
 
 async def test_a_length_beside_chunks_is_refused(objects: LocalObjects, signer: Signer, tmp_path: Path) -> None:
     async with opened(objects, signer) as (_door, host, port):
-        url = urlsplit(await objects.sign_put(KEY, most_bytes=MOST))
+        url = urlsplit(await objects.sign_put(KEY, most_bytes=MOST, owner="acme"))
         reader, writer = await asyncio.open_connection(host, port)
         head = (
             f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -285,7 +287,7 @@ async def test_a_store_that_is_away_is_503(
 
     monkeypatch.setattr(os, "fsync", full)
 
-    answer = await http.put(await objects.sign_put(KEY, most_bytes=MOST), content=PICTURE)
+    answer = await http.put(await objects.sign_put(KEY, most_bytes=MOST, owner="acme"), content=PICTURE)
 
     assert (answer.status_code, answer.json()["reason"]) == (503, "OBJECTS_AWAY")
     assert answer.headers["retry-after"] == "2"
@@ -294,14 +296,14 @@ async def test_a_store_that_is_away_is_503(
 
 
 async def test_a_wrong_verb_is_405(http: httpx.AsyncClient, objects: LocalObjects) -> None:
-    answer = await http.delete(await objects.sign_put(KEY, most_bytes=MOST))
+    answer = await http.delete(await objects.sign_put(KEY, most_bytes=MOST, owner="acme"))
 
     assert answer.status_code == 405
     assert sorted(answer.headers["allow"].split(", ")) == ["GET", "HEAD", "PUT"]
 
 
 async def test_no_signature_is_logged(http: httpx.AsyncClient, objects: LocalObjects) -> None:
-    put = await objects.sign_put(KEY, most_bytes=MOST)
+    put = await objects.sign_put(KEY, most_bytes=MOST, owner="acme")
     signature = parse_qs(urlsplit(put).query)["signature"][0]
 
     with structlog.testing.capture_logs() as logs:
@@ -323,7 +325,8 @@ async def test_an_upload_of_many_megabytes_streams_through(objects: LocalObjects
     ):
         base = f"http://{host}:{port}"
         put = await client.put(
-            (await objects.sign_put(KEY, most_bytes=MOST)).replace("http://gateway", base), content=content
+            (await objects.sign_put(KEY, most_bytes=MOST, owner="acme")).replace("http://gateway", base),
+            content=content,
         )
         got = await client.get((await objects.sign_get(KEY)).replace("http://gateway", base))
 
@@ -333,7 +336,7 @@ async def test_an_upload_of_many_megabytes_streams_through(objects: LocalObjects
 
 async def test_an_upload_broken_off_leaves_nothing(objects: LocalObjects, signer: Signer, tmp_path: Path) -> None:
     async with opened(objects, signer) as (door, host, port):
-        url = urlsplit(await objects.sign_put(KEY, most_bytes=MOST))
+        url = urlsplit(await objects.sign_put(KEY, most_bytes=MOST, owner="acme"))
         _, writer = await asyncio.open_connection(host, port)
         writer.write(f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf".encode())
         await writer.drain()
@@ -344,6 +347,44 @@ async def test_an_upload_broken_off_leaves_nothing(objects: LocalObjects, signer
     assert door.requests == [("/v1/objects/{key:path}", "PUT", 499)]
     assert await objects.stat(KEY) is None
     assert not files_in(tmp_path)
+
+
+async def test_uploads_that_do_not_end_take_no_more_than_their_share_of_memory(
+    objects: LocalObjects, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant's third is told to come again, another tenant's is taken, and so is the third when these have ended."""
+    begun, write = asyncio.Semaphore(0), objects.write
+
+    async def telling(*args: Any, **kwargs: Any) -> tuple[int, str]:
+        begun.release()
+        return await write(*args, **kwargs)
+
+    monkeypatch.setattr(objects, "write", telling)
+    room = Room(4 * objects.write_memory(None), wait_seconds=0)
+    async with front(objects=(objects, signer), room=room) as door, served(door.app) as (host, port):
+        slow = []
+        for number in range(2):
+            url = urlsplit(await objects.sign_put(f"incoming/slow-{number}", most_bytes=MOST, owner="acme"))
+            reader, writer = await asyncio.open_connection(host, port)
+            head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\nContent-Length: {MOST}\r\n\r\n"
+            writer.write(head.encode() + b"begun")
+            slow.append((reader, writer))
+            await begun.acquire()
+        third, fourth = [
+            await objects.sign_put(f"incoming/{owner}", most_bytes=MOST, owner=owner) for owner in ("acme", "other")
+        ]
+
+        refused = await door.http.put(third, content=chunks_of(PICTURE))
+        taken = await door.http.put(fourth, content=chunks_of(PICTURE))
+        for reader, writer in slow:
+            writer.write(bytes(MOST - len(b"begun")))
+            assert b" 200 " in await reader.readline()
+            writer.close()
+        again = await door.http.put(third, content=chunks_of(PICTURE))
+
+    assert (refused.status_code, refused.json()["reason"]) == (503, "UPLOADS_BUSY")
+    assert refused.headers["retry-after"] == "5"
+    assert (taken.status_code, again.status_code) == (200, 200)
 
 
 async def test_a_download_broken_off_stops_the_reading(objects: LocalObjects, signer: Signer) -> None:

@@ -211,7 +211,7 @@ async def test_objects_are_listed_by_the_beginning_of_their_key(store: Store) ->
 async def test_no_key_leads_out_of_the_store(objects: Objects, key: str) -> None:
     for asked in (
         lambda: objects.sign_get(key),
-        lambda: objects.sign_put(key, most_bytes=1),
+        lambda: objects.sign_put(key, most_bytes=1, owner="acme"),
         lambda: objects.write(key, pieces(b"x")),
         lambda: objects.stat(key),
         lambda: objects.move("a", key),

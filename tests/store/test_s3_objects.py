@@ -39,7 +39,7 @@ async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
 
 async def test_what_is_put_to_a_presigned_url_is_got_from_one(objects: S3Objects, moto: Moto) -> None:
     """With nothing but a body, as the SDKs do, and with the Content-Length that a trainer sends."""
-    put_url = await objects.sign_put("incoming/a", most_bytes=SINGLE)
+    put_url = await objects.sign_put("incoming/a", most_bytes=SINGLE, owner="acme")
 
     async with httpx.AsyncClient() as client:
         put = await client.put(put_url, content=BODY, headers={"Content-Length": str(len(BODY))})
@@ -57,7 +57,7 @@ async def test_what_is_put_to_a_presigned_url_is_got_from_one(objects: S3Objects
 
 
 async def test_what_may_be_larger_than_one_put_of_s3_goes_through_the_gateway(objects: S3Objects) -> None:
-    url = urlsplit(await objects.sign_put("incoming/a", 60, most_bytes=SINGLE + 1))
+    url = urlsplit(await objects.sign_put("incoming/a", 60, most_bytes=SINGLE + 1, owner="acme"))
 
     assert (url.netloc, url.path) == ("gateway.test", "/v1/objects/incoming/a")
     assert SIGNER.verify("PUT", "incoming/a", dict(parse_qsl(url.query)))

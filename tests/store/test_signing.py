@@ -25,9 +25,9 @@ def test_a_signed_url_leads_to_the_gateway(signer: Signer) -> None:
 
 
 def test_a_signed_put_allows_what_it_names_and_nothing_else(signer: Signer) -> None:
-    query = query_of(signer.put(KEY, 60, 1000))
+    query = query_of(signer.put(KEY, 60, 1000, "acme"))
 
-    assert query["most"] == "1000"
+    assert (query["most"], query["owner"]) == ("1000", "acme")
     assert signer.verify("PUT", KEY, query)
     assert not signer.verify("GET", KEY, query)
     assert not signer.verify("PUT", "incoming/assets/b", query)
@@ -38,6 +38,8 @@ def test_a_signed_put_allows_what_it_names_and_nothing_else(signer: Signer) -> N
         ("most", "1001"),
         ("most", ""),
         ("most", "-1"),
+        ("owner", "other"),
+        ("owner", "acme\n"),
         ("signature", query["signature"][:-1] + "é"),
         ("signature", ""),
     ]:
@@ -52,12 +54,12 @@ def test_a_signed_get_allows_head_too(signer: Signer) -> None:
     assert signer.verify("GET", KEY, query)
     assert signer.verify("HEAD", KEY, query)
     assert not signer.verify("PUT", KEY, query)
-    assert not signer.verify("PUT", KEY, {**query, "most": "1000"})
+    assert not signer.verify("PUT", KEY, {**query, "most": "1000", "owner": "acme"})
 
 
 def test_what_a_signature_covers_cannot_be_cut_otherwise(signer: Signer) -> None:
     """The parts of the message are kept apart: no key ends in what looks like an expiry."""
-    query = query_of(signer.put(KEY, 60, 1000))
+    query = query_of(signer.put(KEY, 60, 1000, "acme"))
 
     assert not signer.verify("GET", f"{KEY}\n{query['expires']}", {**query, "expires": query["most"]})
 

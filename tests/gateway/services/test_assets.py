@@ -44,6 +44,7 @@ async def test_new_asset_waits_for_its_bytes_with_a_put_url(tenant: Any, ask: An
     assert created.asset.status == asset_pb2.ASSET_STATUS_READY_TO_UPLOAD
     assert created.asset.tenant_uuid == tenant.id
     assert created.transfer_api.presigned_url.put_url.startswith("http://gateway.example/v1/objects/incoming/assets/")
+    assert f"&owner={tenant.id}&" in created.transfer_api.presigned_url.put_url, "it counts among its tenant's uploads"
     assert created.transfer_api.presigned_url.get_url == ""
     found = await tenant.assets.GetAsset(get(created.asset.id))
     assert found.transfer_api.presigned_url.put_url != ""
