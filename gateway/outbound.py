@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -34,6 +33,7 @@ import httpx
 import structlog
 
 from gateway.addresses import Network, is_in, is_own, is_public, literal
+from gateway.resolver import Resolver
 
 LONGEST_URL = 4096  # characters; signed URLs have up to two thousand
 REDIRECTS = 5  # hops that a GET follows
@@ -91,7 +91,7 @@ class Outbound:
     Args:
         allow: Networks that may be reached though they are not public.
         deny: Networks that may not be reached though they are public, or allowed.
-        resolve: How names become addresses.
+        resolve: How names become addresses; by default by the system's resolver.
         tls: What certificates are checked against; by default the system's authorities, or those of SSL_CERT_FILE.
     """
 
@@ -105,16 +105,18 @@ class Outbound:
     ) -> None:
         self._allow = tuple(allow)
         self._deny = tuple(deny)
+        self._resolver = Resolver()
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls or ssl.create_default_context(),
             max_connections=None,
             max_keepalive_connections=0,
-            network_backend=_GuardedNetwork(self._may_reach, resolve or resolved),
+            network_backend=_GuardedNetwork(self._may_reach, resolve or self._resolver.resolve),
         )
 
     async def aclose(self) -> None:
         """Ends what is under way."""
         await self._pool.aclose()
+        self._resolver.close()
 
     def check(self, url: str) -> None:
         """Judges a URL without any traffic: for the moment when a caller names it.
@@ -268,12 +270,6 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
         raise failure
-
-
-async def resolved(host: str, port: int) -> list[str]:
-    """A host's addresses by the system's resolver, best first."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[4][0]) for address in found]
 
 
 def parsed(text: str) -> httpx.URL:

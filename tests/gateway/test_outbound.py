@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
@@ -266,6 +268,28 @@ async def test_denied_network_is_not_reached_though_it_is_public_or_allowed(site
         guarded.check("https://1.1.2.1/")
 
     assert (by_name.reason, by_address.reason, made.asked) == ("UNREACHABLE", "ADDRESS_NOT_PUBLIC", [])
+
+
+async def test_names_that_nobody_resolves_hold_no_thread_that_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answers = threading.Semaphore(0), threading.Event()
+
+    def silent(*_: object, **__: object) -> Any:
+        asked.release()
+        answers.wait()
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    async with client() as outbound:
+        looked_up = [asyncio.create_task(refused(got(outbound, f"http://n{number}.test/"))) for number in range(100)]
+        try:
+            await asyncio.to_thread(asked.acquire)
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(asyncio.to_thread(lambda: None) for _ in range(100)))
+        finally:
+            answers.set()
+        errors = await asyncio.gather(*looked_up)
+
+    assert {error.reason for error in errors} == {"UNREACHABLE"}
 
 
 async def test_name_is_resolved_once_and_what_was_checked_is_reached(
