@@ -24,6 +24,7 @@ from gateway import weights, wire
 from gateway.judges import Judges
 from gateway.metrics import Metrics
 from gateway.status import Refusal
+from gateway.turns import Turns
 from store import assets
 from store.database import Database
 from store.errors import NotFound
@@ -31,7 +32,10 @@ from store.objects import Objects
 from store.objects.base import ObjectMissing
 from store.tables import Asset
 
-AT_ONCE = 8  # uploads that are completed at a time: each copies a picture to this host's disk
+# Completed at a time, and of these one tenant's. Each picture is copied to this host's disk. Weights take minutes where
+# they are large, and up to 100 MiB of memory where they lie in S3; no picture waits for them.
+PICTURES = (8, 4)
+WEIGHTS = (4, 2)
 JUDGED = ("ready", "rejected")
 
 log = structlog.get_logger(__name__)
@@ -61,7 +65,7 @@ class Uploads:
         self._metrics = metrics
         self._max_bytes = {"file": max_picture_bytes}
         self._max_weights_bytes = max_weights_bytes
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._picture_turns, self._weights_turns = Turns(*PICTURES), Turns(*WEIGHTS)
         # One lock an asset that is being completed here; another gateway's attempt meets ours in the store.
         # A lock is there for as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -100,19 +104,27 @@ class Uploads:
             log.info(f"An upload was not completed: {exc}", action="upload_not_completed", asset_id=asked[1])
 
     async def _complete(self, tenant_id: str, asset_id: str, skip_validation: bool) -> Asset:
-        async with self._locks.setdefault(asset_id, asyncio.Lock()), self._turns:
-            for last in (False, True):
-                row = await assets.find(self._database, tenant_id, asset_id)
-                if row.id != asset_id or row.tenant_id != tenant_id:
-                    raise NotFound(f"there is no asset {asset_id}")
-                if row.status in JUDGED:
-                    return row
-                try:
-                    return await self._judge(row, skip_validation)
-                except ObjectMissing:  # another gateway judges it too, and was faster: its verdict stands
-                    if last:
-                        raise
-            raise AssertionError("returned or raised")
+        async with self._locks.setdefault(asset_id, asyncio.Lock()):
+            row = await self._find(tenant_id, asset_id)
+            turns = self._picture_turns if row.asset_type == "file" else self._weights_turns
+            async with turns.taken(tenant_id):
+                for last in (False, True):
+                    row = await self._find(tenant_id, asset_id)  # as it is now: we may have waited
+                    if row.status in JUDGED:
+                        return row
+                    try:
+                        return await self._judge(row, skip_validation)
+                    except ObjectMissing:  # another gateway judges it too, and was faster: its verdict stands
+                        if last:
+                            raise
+        raise AssertionError("returned or raised")
+
+    async def _find(self, tenant_id: str, asset_id: str) -> Asset:
+        """Only by its id, and only the tenant's own: others are not theirs to complete."""
+        row = await assets.find(self._database, tenant_id, asset_id)
+        if row.id != asset_id or row.tenant_id != tenant_id:
+            raise NotFound(f"there is no asset {asset_id}")
+        return row
 
     async def _judge(self, row: Asset, skip_validation: bool) -> Asset:
         key, size_bytes = await self._take(row)
