@@ -30,6 +30,7 @@ from store.database import Database
 from store.errors import NotFound
 from store.objects import Objects
 from store.objects.base import ObjectMissing
+from store.objects.opening import opened
 from store.tables import Asset
 
 # Completed at a time, and of these one tenant's. Each picture is copied to this host's disk. Weights take minutes where
@@ -195,7 +196,7 @@ class Uploads:
         return rejected
 
     async def _copy(self, key: str, path: Path) -> None:
-        file = await asyncio.to_thread(path.open, "wb")
+        file = await opened(asyncio.to_thread(path.open, "wb"))
         try:
             async for chunk in self._objects.read(key):
                 await asyncio.to_thread(file.write, chunk)

@@ -6,9 +6,12 @@ not at all. A store that does not answer, or refuses us, is ObjectsAway in every
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -56,7 +59,7 @@ class Objects(ABC):
         """
 
     @abstractmethod
-    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
         """The bytes from start to before end. ObjectMissing."""
 
     @abstractmethod
@@ -73,9 +76,16 @@ class Objects(ABC):
     async def stat(self, key: str) -> int | None:
         """Its size in bytes; None where there is none."""
 
-    @abstractmethod
     async def hash(self, key: str) -> tuple[str, int]:
-        """(SHA-256 hexadecimal, size), streamed, off the event loop. ObjectMissing."""
+        """(SHA-256 hexadecimal, size), streamed, off the event loop. ObjectMissing. No thread is held for longer than a
+        piece takes: they are few, and everybody's.
+        """
+        digest, size = hashlib.sha256(), 0
+        async with aclosing(self.read(key)) as chunks:
+            async for chunk in chunks:
+                await asyncio.to_thread(digest.update, chunk)
+                size += len(chunk)
+        return digest.hexdigest(), size
 
     @abstractmethod
     async def move(self, source: str, destination: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import io
 import itertools
 import os
@@ -21,11 +20,12 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import IO, ParamSpec, TypeVar
 
 from store.errors import ObjectsAway
 from store.objects.base import ObjectMissing, Objects, Stat, checked
 from store.objects.chunks import CHUNK, Counted
+from store.objects.opening import opened
 from store.objects.signing import Signer
 
 P = ParamSpec("P")
@@ -63,7 +63,7 @@ class LocalObjects(Objects):
     @contextlib.asynccontextmanager
     async def opened(self, key: str) -> AsyncIterator[OpenObject]:
         """The object as it is now, whatever takes its place meanwhile. ObjectMissing."""
-        file = await _on_disk(self._open, key)
+        file = await opened(_on_disk(self._open, key))
         try:
             yield OpenObject(file)
         finally:
@@ -74,7 +74,12 @@ class LocalObjects(Objects):
         destination = self._path(key)
         temporary = self._temporary / uuid.uuid4().hex
         counted = Counted(chunks, max_bytes)
-        file = await _on_disk(temporary.open, "xb")
+
+        def drop(file: IO[bytes]) -> None:
+            file.close()
+            temporary.unlink(missing_ok=True)
+
+        file = await opened(_on_disk(temporary.open, "xb"), drop)
         try:
             try:
                 async for chunk in counted:
@@ -99,14 +104,6 @@ class LocalObjects(Objects):
             path = self._path(key)
             return await _on_disk(_size_of, path)
         return None
-
-    async def hash(self, key: str) -> tuple[str, int]:
-        """See Objects."""
-        return await _on_disk(self._hash, key)
-
-    def _hash(self, key: str) -> tuple[str, int]:
-        with self._open(key) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
     async def move(self, source: str, destination: str) -> None:
         """See Objects."""

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -161,15 +160,6 @@ class S3Objects(Objects):
         """See Objects."""
         facts = await self._head(key)
         return None if facts is None else facts["size"]
-
-    async def hash(self, key: str) -> tuple[str, int]:
-        """See Objects."""
-        digest, size = sha256(), 0
-        async with aclosing(self.read(key)) as chunks:
-            async for chunk in chunks:
-                await asyncio.to_thread(digest.update, chunk)
-                size += len(chunk)
-        return digest.hexdigest(), size
 
     async def move(self, source: str, destination: str) -> None:
         """See Objects. S3 has no move: a copy that replaces nothing, and then a deletion. Who dies between the two is

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from store.errors import ObjectsAway
 from store.objects import local
+from store.objects.chunks import CHUNK
 from store.objects.local import LocalObjects
 from store.objects.signing import Signer
 
@@ -71,3 +77,68 @@ async def test_a_disk_that_fails_is_a_store_that_is_away(objects: LocalObjects, 
         await objects.hash("a")
     with pytest.raises(ObjectsAway):
         await objects.move("a", "b")
+
+
+async def test_a_hash_leaves_threads_for_others(objects: LocalObjects) -> None:
+    """The threads are few; a checkpoint's hash would hold one for a minute."""
+    await objects.write("a", pieces(bytes(8 * CHUNK)))
+    with ThreadPoolExecutor(1) as only_thread:
+        asyncio.get_running_loop().set_default_executor(only_thread)
+
+        hashing = asyncio.create_task(objects.hash("a"))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(lambda: None)
+        was_done = hashing.done()
+        await hashing
+
+    assert not was_done
+
+
+class Slow:
+    """A disk that takes its time to open a file, and tells when the file is closed again."""
+
+    def __init__(self) -> None:
+        self.asked, self.opens, self.closed = threading.Event(), threading.Event(), asyncio.Event()
+
+    def opening(self, open: Callable[..., Any]) -> Callable[..., Any]:
+        def slowly(*args: Any) -> Any:
+            self.asked.set()
+            self.opens.wait()
+            return self._telling(open(*args))
+
+        return slowly
+
+    def _telling(self, file: io.BufferedIOBase) -> io.BufferedIOBase:
+        close = file.close
+        mock: Any = file
+
+        def closing() -> None:
+            close()
+            self.closed.set()
+
+        mock.close = closing
+        return file
+
+
+@pytest.mark.parametrize("doing", ["read", "write"])
+async def test_a_file_that_opens_when_nobody_waits_for_it_any_more_is_closed(
+    doing: str, objects: LocalObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await objects.write("a", pieces(b"one"))
+    slow = Slow()
+    if doing == "read":
+        monkeypatch.setattr(objects, "_open", slow.opening(objects._open))
+        task: asyncio.Task[Any] = asyncio.create_task(anext(objects.read("a")))
+    else:
+        monkeypatch.setattr(Path, "open", slow.opening(Path.open))
+        task = asyncio.create_task(objects.write("b", pieces(b"two")))
+    await asyncio.to_thread(slow.asked.wait)
+
+    task.cancel()
+    await asyncio.wait({task})
+    slow.opens.set()
+    async with asyncio.timeout(20):
+        await slow.closed.wait()
+
+    assert task.cancelled()
+    assert files_below(tmp_path) == ["a"]
