@@ -51,6 +51,7 @@ async def assign(claim: Claim, objects: Objects, lease_seconds: float) -> pb.Ass
         continue_on_rejection=tune.continue_on_rejection,
         pictures=[await _picture(asset, caption, objects) for asset, caption in claim.files],
         checkpoint=await _checkpoint(claim.checkpoint, objects),
+        traceparent=tune.traceparent or "",
     )
     message.request.ClearField("files")  # they are the pictures
     if tune.resolved_recipe is not None:

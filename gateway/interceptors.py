@@ -37,6 +37,7 @@ T = TypeVar("T")
 _caller: ContextVar[Caller] = ContextVar("caller")
 _trainer_id: ContextVar[str] = ContextVar("trainer_id")
 _request_id: ContextVar[str] = ContextVar("request_id")
+_traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 _OPEN = ("/grpc.health.v1.", "/grpc.reflection.")  # load balancers and grpcurl come without a key
 _TRAINERS = "/tunesmith.trainer."
@@ -60,6 +61,11 @@ def trainer_id() -> str:
 def request_id() -> str:
     """Returns the id of the request that is being served."""
     return _request_id.get()
+
+
+def traceparent() -> str | None:
+    """The caller's trace context, as it came with the call; None where none did."""
+    return _traceparent.get()
 
 
 def chain(
@@ -171,7 +177,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         _request_id.set(name)
         # Trailing: initial metadata can be sent only once, and belong to the servicer.
         context.set_trailing_metadata(((request_ids.HEADER, name),))
-        structlog.contextvars.bind_contextvars(request_id=name, rpc=method)
+        trace = request_ids.traceparent(metadata.get(request_ids.TRACE_HEADER))
+        _traceparent.set(trace)
+        structlog.contextvars.bind_contextvars(request_id=name, rpc=method, **request_ids.trace_fields(trace))
         if method.startswith(_OPEN):
             return
         if method.startswith(_TRAINERS):

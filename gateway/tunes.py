@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from gateway import wire
-from gateway.interceptors import caller
+from gateway.interceptors import caller, traceparent
 from gateway.places import Places
 from gateway.status import Refusal
 from gateway.watch import Closing, Watch
@@ -36,7 +36,7 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         self, request: tune_service_pb2.CreateTuneRequest, context: Context
     ) -> tune_pb2.Tune:
         """Stores a tune, or only checks it."""
-        new = wire.new_tune(request, tenant_id=caller().tenant_id)
+        new = wire.new_tune(request, tenant_id=caller().tenant_id, traceparent=traceparent())
         if request.validate_only:
             checked = await tunes.check(self._database, new)
             return wire.tune_without_id(checked, await estimates.estimate(self._database, checked))

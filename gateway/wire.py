@@ -105,7 +105,7 @@ def progress(row: TuneRow) -> tune_pb2.TuneProgress:
     return message
 
 
-def new_tune(request: tune_service_pb2.CreateTuneRequest, *, tenant_id: str) -> NewTune:
+def new_tune(request: tune_service_pb2.CreateTuneRequest, *, tenant_id: str, traceparent: str | None = None) -> NewTune:
     """What CreateTune asks to be stored."""
     asked = request.details.lora_tune
     base = asked.base_checkpoint
@@ -124,6 +124,7 @@ def new_tune(request: tune_service_pb2.CreateTuneRequest, *, tenant_id: str) -> 
         priority=request.priority,
         request_id=request.request_id if request.HasField("request_id") else None,
         request_hash=request_hash(request),
+        traceparent=traceparent,
     )
 
 

@@ -64,6 +64,8 @@ class NewTune:
     """Among the tenant's own tunes the higher goes first."""
     request_id: str | None = None
     """The caller's, for retries."""
+    traceparent: str | None = None
+    """W3C trace context of the request: whoever works on the tune logs by it. No part of what is asked for."""
     memory_class: int = 0
     """GiB of device memory that it is estimated to need; 0: any device will do. Few distinct values, please."""
 
@@ -190,6 +192,7 @@ class _Desk:
             "priority": new.priority,
             "request_id": new.request_id,
             "request_hash": new.request_hash,
+            "traceparent": new.traceparent,
             "state": TuneState.QUEUED,
             "event_seq": 1,
             "created_at": self.now,

@@ -403,6 +403,8 @@ class Tune(SQLModel, table=True):
     """The caller's, unique a tenant."""
     request_hash: str
     """Of the request's body: tells a retry from another request."""
+    traceparent: str | None = None
+    """W3C trace context of the request that made it."""
 
     state: TuneState = Field(sa_type=cast("Any", STATE))
     """Where it stands. Moves as states.MOVES says."""

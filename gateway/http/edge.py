@@ -44,10 +44,11 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-        request_id = scope[KEY] = request_ids.accepted(given)
+        given = dict(reversed(scope["headers"]))  # the first of each name
+        request_id = scope[KEY] = request_ids.accepted(given.get(request_ids.HEADER.encode()))
+        trace = request_ids.traceparent(given.get(request_ids.TRACE_HEADER.encode()))
         _tidy(scope)
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        structlog.contextvars.bind_contextvars(request_id=request_id, **request_ids.trace_fields(trace))
         started = time.perf_counter()
         status, seconds = 0, 0.0
 

@@ -235,7 +235,9 @@ class Workbench:
 
     def _begin(self, assign: pb.Assign) -> None:
         attempt = Attempt(assign, self._tools)
-        log.info("A tune is taken", lease=str(attempt.lease), engine=assign.engine, steps=assign.request.steps)
+        # By the trace's own name its caller finds what was done here.
+        trace = {"trace_id": assign.traceparent.split("-")[1]} if assign.traceparent else {}
+        log.info("A tune is taken", lease=str(attempt.lease), engine=assign.engine, steps=assign.request.steps, **trace)
         self._attempts[attempt.lease] = _Held(attempt, asyncio.create_task(self._live(attempt)))
         self._count()
 

@@ -44,6 +44,18 @@ def test_no_key_and_no_signed_url_is_ever_logged(tmp_path: Path, sqlite_url: str
     assert re.findall(r"signature=|expires=|[Bb]earer [A-Za-z0-9]", log) == []
 
 
+def test_lines_bear_the_trace_of_their_request(tmp_path: Path, sqlite_url: str) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    with Gateway(sqlite_url, tmp_path, {"TUNESMITH_LOG_LEVEL": "debug"}) as gateway, gateway.client() as client:
+        client.get("/v1/tunes", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"}).raise_for_status()
+        client.get("/v1/assets", headers={"traceparent": "00-nonsense"}).raise_for_status()
+        gateway.stop()
+        answered = [line for line in gateway.log().splitlines() if "http.answered" in line]
+
+    assert [trace in line for line in answered if "/v1/" in line] == [True, False]
+    assert "nonsense" not in "".join(answered)
+
+
 def signed_urls(client: Client, picture: Path) -> list[str]:
     """Uploads what is refused, and asks for what is there; answers every URL that was signed, and used."""
     body = {"asset_type": "file", "name": "a", "data": {"asset_type": "file"}}

@@ -12,6 +12,8 @@ from tunesmith.v1 import asset_pb2, asset_service_pb2, tune_pb2, tune_service_pb
 
 # Fixtures' types live in conftest.py, which cannot be imported: Any here.
 
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 
 async def test_created_tune_is_pending_and_found_again(tenant: Any) -> None:
     created = await tenant.create_tune(description="shapes", metadata={"k": "v"}, priority=3)
@@ -289,3 +291,14 @@ async def test_running_tune_is_told_as_running(tenant: Any, service: Any) -> Non
     assert assigned.progress.pending_reason == "a trainer is taking it on"
     assert running.status == tune_pb2.TUNE_STATUS_RUNNING
     assert (await tunes.find(service.database, tenant.id, created.id)).attempts == 1
+
+
+@pytest.mark.parametrize(("given", "kept"), [(TRACEPARENT, TRACEPARENT), ("00-nonsense", None)])
+async def test_tune_keeps_its_requests_trace_context_and_goes_on_without_a_wrong_one(
+    service: Any, tenant: Any, ask: Any, given: str, kept: str | None
+) -> None:
+    picture = await tenant.upload(ask.png())
+
+    created = await tenant.tunes.CreateTune(ask.tune([picture.id]), metadata=(("traceparent", given),))
+
+    assert (await tunes.find(service.database, tenant.id, created.id)).traceparent == kept

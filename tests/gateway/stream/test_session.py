@@ -182,6 +182,16 @@ async def test_verdicts_warnings_and_the_recipe_reach_the_log(stage: Stage) -> N
     ]
 
 
+async def test_an_assign_bears_the_trace_context_of_the_tunes_request(stage: Stage) -> None:
+    gateway = await stage.gateway()
+    traced, untraced = await stage.submit("traced", traceparent="00-1-2-01"), await stage.submit("untraced")
+    trainer = await stage.trainer(gateway, slots=2)
+
+    assigns = [await trainer.take(), await trainer.take()]
+
+    assert {each.lease.tune_id: each.traceparent for each in assigns} == {traced.id: "00-1-2-01", untraced.id: ""}
+
+
 async def test_a_snapshot_is_verified_and_comes_with_the_next_assign(stage: Stage) -> None:
     gateway = await stage.gateway()
     tune = await stage.submit()

@@ -6,6 +6,7 @@ import asyncio
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from tests.trainer.supervisor.conftest import Bench, emptied, first_step, next_idle_beat, sign_put, welcomed
 from trainer.bases import tiny_shapes
@@ -50,6 +51,23 @@ async def test_a_tune_goes_from_assign_to_recorded(bench: Bench) -> None:
     assert not beat.held
     await emptied(bench.folder / "data" / "spool")
     await emptied(bench.folder / "data" / "work")
+
+
+async def test_a_tune_is_logged_by_the_trace_of_its_request(bench: Bench) -> None:
+    _, stream = await welcomed(bench)
+    traced, untraced = bench.assign(), bench.assign(tune_id="tune_2")
+    traced.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    with capture_logs() as lines:
+        for assign in (traced, untraced):
+            await stream.say(assign=assign)
+            await stream.hear("accepted")
+            await sign_put(bench, stream)
+            await stream.acknowledge(await stream.hear("finished"))
+            await next_idle_beat(stream, bench)
+
+    taken = [line for line in lines if line["event"] == "A tune is taken"]
+    assert [line.get("trace_id") for line in taken] == ["0af7651916cd43dd8448eb211c80319c", None]
 
 
 async def test_progress_tells_every_step_before_the_result(bench: Bench) -> None:
