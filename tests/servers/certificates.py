@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class Authority:
     """
 
     def __init__(self, folder: Path) -> None:
+        assert shutil.which("openssl"), "scripts/tools installs openssl"
         folder.mkdir(exist_ok=True)
         self._folder = folder
         self.certificate = folder / "ca.pem"

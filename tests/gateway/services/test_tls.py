@@ -23,8 +23,6 @@ from tests.servers.service import Client
 from trainer.supervisor.supervisor import authorities
 from tunesmith.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed here")
-
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:

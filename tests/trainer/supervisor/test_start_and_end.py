@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import shutil
 import socket
-import subprocess
 from pathlib import Path
 
 import grpc
 import pytest
 
+from tests.servers.certificates import Authority
 from tests.trainer.supervisor.conftest import Bench, first_step, sign_put, welcomed
 from tests.trainer.supervisor.fake_gateway import FakeGateway
 from trainer.supervisor.connection import DuplicateTrainer, Refused
@@ -118,7 +117,6 @@ async def test_the_ready_file_says_where_metrics_are(bench: Bench, tmp_path: Pat
     assert json.loads(ready) == {"metrics": supervisor.metrics_url}
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed here")
 async def test_mutual_tls_needs_no_token(bench: Bench, tmp_path: Path) -> None:
     credentials = await asyncio.to_thread(certificates, tmp_path)
     gateway = FakeGateway()
@@ -145,15 +143,8 @@ async def test_mutual_tls_needs_no_token(bench: Bench, tmp_path: Path) -> None:
 def certificates(folder: Path) -> grpc.ServerCredentials:
     """An authority and certificates of localhost and trainer-1; returns the server's."""
 
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
-    (folder / "names").write_text("subjectAltName=DNS:localhost")
-    for name in ("localhost", "trainer-1"):
-        openssl("req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        signed = ("-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
-        openssl("x509", "-req", *signed, "-extfile", "names", "-out", f"{name}.pem")
-    pair = (folder / "localhost.key").read_bytes(), (folder / "localhost.pem").read_bytes()
-    return grpc.ssl_server_credentials([pair], (folder / "ca.pem").read_bytes(), True)
+    authority = Authority(folder)
+    shown = authority.sign("localhost")
+    authority.sign("trainer-1")
+    pair = shown.key.read_bytes(), shown.certificate.read_bytes()
+    return grpc.ssl_server_credentials([pair], authority.certificate.read_bytes(), True)
