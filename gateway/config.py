@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     #: Streams of events that one tenant may have open at once, at each gateway.
     streams_per_tenant: int = Field(default=1000, ge=1)
     #: Proxies before HTTP whose X-Forwarded-For is believed: addresses or networks, separated by commas. Behind another
-    #: one all strangers count as one, when wrong keys are counted.
+    #: one all strangers count as one, when wrong keys and connections are counted.
     trusted_proxies: str = "127.0.0.1,::1"
 
     #: A TOML file of further public checkpoints; see gateway/catalogue.toml.

@@ -1,10 +1,10 @@
-"""From where a call comes, as far as limits on strangers go. Called by the interceptors; the HTTP shim says it for its
-own callers. Nothing is allowed to anybody for an address.
+"""From where a call comes, as far as limits on strangers go. Called by the interceptors, to which the HTTP shim says it
+for its own callers, and by HTTP's admission. Nothing is allowed to anybody for an address.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 from urllib.parse import unquote
 
@@ -25,13 +25,22 @@ def network_of(peer: str, metadata: dict[str, Any]) -> str:
         metadata: Of the call.
     """
     if is_shim(peer):
-        host = str(metadata.get(HEADER, ""))
-    else:
-        host = unquote(peer.partition(":")[2]).rpartition(":")[0].strip("[]")
+        return network(str(metadata.get(HEADER, "")))
+    return network(unquote(peer.partition(":")[2]).rpartition(":")[0].strip("[]"))
+
+
+def network(host: str) -> str:
+    """What that host is counted as: its IPv4 address, or its IPv6 network; itself where it is no address."""
+    found = address(host)
+    if isinstance(found, IPv6Address):
+        return str(IPv6Address(int(found) >> 64 << 64))
+    return host if found is None else str(found)
+
+
+def address(host: str) -> IPv4Address | IPv6Address | None:
+    """A host's address, IPv4 also where it came as IPv6; None where it is none."""
     try:
-        address = ip_address(host.partition("%")[0])
+        found = ip_address(host.partition("%")[0])
     except ValueError:
-        return host
-    if isinstance(address, IPv6Address):
-        return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))
-    return str(address)
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +33,8 @@ from gateway.desk import StreamSettings
 from gateway.dispatch import Dispatcher
 from gateway.fetches import Fetches
 from gateway.http import app, docs, openapi
-from gateway.http.connection import Connection
+from gateway.http.admission import Admission
+from gateway.http.listener import Listener
 from gateway.http.loopback import Loopback
 from gateway.http.room import Room
 from gateway.hub import Hub
@@ -322,13 +322,11 @@ class Server:
             access_log=False,
             log_config=None,
             server_header=False,
-            http=Connection,
             forwarded_allow_ips=self._settings.trusted_proxies,
             timeout_graceful_shutdown=max(round(self._settings.grace_seconds), 1),
         )
-        config.load()
-        config.ssl = None if self._http_tls is None else self._http_tls.for_http()
-        return Uvicorn(config)
+        tls = None if self._http_tls is None else self._http_tls.for_http()
+        return Listener(config, Admission(self._settings.trusted_proxies), tls)
 
     def _http_url(self) -> str:
         return f"{'http' if self._http_tls is None else 'https'}://{reachable(self._http_address)}"
@@ -348,15 +346,6 @@ class Server:
         if self._settings.ready_file is not None:
             write_atomically(self._settings.ready_file, json.dumps(addresses))
         log.info(f"The gateway serves at {addresses['http']}", action="gateway_ready", **addresses)
-
-
-class Uvicorn(uvicorn.Server):
-    """Leaves signals to `__main__`."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
-        yield
 
 
 def reachable(address: Address) -> str:

@@ -5,7 +5,7 @@ has the protocol; knows no route.
     body                   BODY_RATE, looked at every BODY_SECONDS; how long it may be is in requests.py
     answer                 a caller that reads none of it for WRITE_SECONDS is dropped
     between two requests   uvicorn's own five seconds
-    all connections        half of the files that the process may have open
+    all connections        as many as admission.py lets in, of all and from one place
 
 Trainers come over gRPC and take nothing of this.
 """
@@ -13,14 +13,14 @@ Trainers come over gRPC and take nothing of this.
 from __future__ import annotations
 
 import asyncio
-import resource
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import request_ids
 from gateway.http import errors
+from gateway.http.admission import Admission, Seat
 from gateway.status import Refusal
 
 STATUS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Unavailable"}
@@ -37,6 +37,9 @@ class Connection(HttpToolsProtocol):
     """Bytes a second: less than any line that somebody would upload a picture over."""
     WRITE_SECONDS: ClassVar[float] = 60.0
 
+    is_made = False
+    """Whether it has been opened; over TLS, hands shaken."""
+
     _head_timer: asyncio.TimerHandle | None = None  # runs while a head is awaited
     _body_timer: asyncio.TimerHandle | None = None  # runs while a body is awaited
     _write_timer: asyncio.TimerHandle | None = None  # runs while the caller reads too slowly
@@ -49,10 +52,18 @@ class Connection(HttpToolsProtocol):
     _was_paused = False  # at that time, for the app was slower than the caller
     _refused = False
 
+    def __init__(self, *args: Any, admission: Admission, seat: Seat | None = None, **keywords: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **keywords)
+        self._admission = admission
+        self._seat = seat  # over TLS it was given one before the handshake
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Opened."""
+        self.is_made = True
         super().connection_made(transport)
-        if len(self.connections) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
+        if self._seat is None:
+            self._seat = self._admission.admit(self.client[0] if self.client else "")
+        if self._seat is None:
             busy = Refusal(
                 grpc.StatusCode.UNAVAILABLE, "TOO_MANY_CONNECTIONS", "Too many connections.", retry_after_seconds=1
             )
@@ -65,6 +76,8 @@ class Connection(HttpToolsProtocol):
         for timer in (self._head_timer, self._body_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
+        if self._seat is not None:
+            self._admission.leave(self._seat)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

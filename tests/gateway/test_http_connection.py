@@ -8,10 +8,12 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
+from gateway.http.admission import Admission
 from gateway.http.connection import Connection
 from tests.servers.uvicorn import served
 
@@ -80,7 +82,7 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     app = App()
-    async with served(app, http=Hasty) as (host, port):
+    async with served(app, http=partial(Hasty, admission=Admission())) as (host, port):
         yield Server(app, host, port)
 
 
@@ -207,10 +209,30 @@ async def test_a_body_in_the_same_packet_is_no_header(server: Server) -> None:
     assert all(answer.startswith(b"HTTP/1.1 200 OK") and b"\r\n60000\r\n" in answer for answer in answers)
 
 
-async def test_connections_beyond_half_of_the_open_files_are_503(
+async def test_connections_beyond_half_of_the_open_files_are_503_until_one_has_ended(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda which: (2, 2))
 
-    async with server.line(HEAD):
+    async with server.line(HEAD + b"Content-Length: 9\r\n\r\n"):
+        refused = await server.answer()
+    await server.app.left.wait()
+    answer = await server.answer(HEAD + b"Connection: close\r\n\r\n")
+
+    assert_refused(refused, 503, "TOO_MANY_CONNECTIONS")
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_peer_takes_no_connection_that_it_would_not_leave_to_another(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda which: (4, 4))
+    request = HEAD + b"Content-Length: 0\r\n\r\n"
+
+    async with server.line(request) as (first, _):
+        await first.readuntil(b"\r\n0\r\n")
         assert_refused(await server.answer(), 503, "TOO_MANY_CONNECTIONS")
+        async with server.line(request, local_addr=("127.0.0.2", 0)) as (other, _):
+            answer = await other.readuntil(b"\r\n0\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
