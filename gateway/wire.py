@@ -199,12 +199,15 @@ def new_asset(request: asset_service_pb2.CreateAssetRequest, *, tenant_id: str) 
     """What CreateAsset asks to be stored."""
     arm = request.data.WhichOneof("data")
     assert arm is not None, "checked by the servicer"
+    data = profile.to_json(getattr(request.data, arm))
+    if arm != "file" and data["file_format"] == "unknown":  # of weights the older SDK has no such word
+        data["file_format"] = None
     return NewAsset(
         tenant_id=tenant_id,
         asset_type=word(asset_pb2.AssetType.DESCRIPTOR, "ASSET_TYPE_", request.asset_type),
         name=request.name,
         description=request.description,
-        data=profile.to_json(getattr(request.data, arm)),
+        data=data,
         is_public=request.is_public,
         source=None,
         hf_repo=request.hf_repo or None,

@@ -350,7 +350,7 @@ def test_assets_are_listed_by_their_ids_and_with_previews(open_sdk: Open, shelf:
     [
         Data_Checkpoint(engine=SDXL, data_type="fp16", file_format="safetensors"),
         Data_Lora(engine=SD15, trigger_words=["sks"], checkpoint=UNKNOWN),
-        Data_TextualInversion(engine=SD15, trigger_words=["sks"], data_type="fp32"),
+        Data_TextualInversion(engine=SD15, trigger_words=["sks"], data_type="fp32", file_format="pt"),
     ],
     ids=lambda data: str(data.asset_type),
 )

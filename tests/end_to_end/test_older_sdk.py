@@ -35,6 +35,9 @@ def shelf(gateway: Gateway, pictures: list[Path], tmp_path_factory: pytest.TempP
         for kind in ("checkpoint", "lora", "textual_inversion", "vae", "latent"):
             data = {"asset_type": kind, "engine": "image/stable-diffusion-v1-5"}
             client.post("/v1/assets", json={"asset_type": kind, "name": kind, "data": data}).raise_for_status()
+        for word in ("pt", "unknown"):
+            data = {"asset_type": "lora", "engine": "image/stable-diffusion-v1-5", "file_format": word}
+            client.post("/v1/assets", json={"asset_type": "lora", "name": word, "data": data}).raise_for_status()
     return account
 
 
@@ -65,6 +68,7 @@ def test_list_holds_formats_that_it_does_not_know(said: dict[str, Any]) -> None:
     assert {shelf[name][1]["file_format"] for name in FORMATS} == {"unknown"}
     assert all(isinstance(size, int) and size > 0 for _, _, size in (shelf[name] for name in FORMATS))
     assert {"checkpoint", "lora", "textual_inversion", "vae", "latent"} <= set(shelf)
+    assert [shelf[word][1].get("file_format") for word in ("pt", "unknown")] == ["pt", None]
 
 
 def test_picture_is_uploaded_and_found_by_name_and_id(said: dict[str, Any], pictures: list[Path]) -> None:

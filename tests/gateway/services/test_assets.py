@@ -251,14 +251,33 @@ async def test_a_completion_goes_on_when_its_caller_leaves_and_who_asks_again_jo
     assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == asset_pb2.ASSET_STATUS_READY
 
 
-async def test_pickle_is_rejected_as_a_checkpoint(tenant: Any, service: Any) -> None:
-    created = await tenant.assets.CreateAsset(checkpoint_request(name="model.safetensors"))
+@pytest.mark.parametrize("said", [None, asset_pb2.FILE_FORMAT_SAFETENSORS, asset_pb2.FILE_FORMAT_PT])
+async def test_pickle_is_rejected_as_a_checkpoint_whatever_it_is_said_to_be(
+    tenant: Any, service: Any, said: asset_pb2.FileFormat.ValueType | None
+) -> None:
+    data = asset_pb2.CheckpointData(engine="image/stable-diffusion-v1-5", file_format=said)
+    created = await tenant.assets.CreateAsset(checkpoint_request(data=asset_pb2.AssetData(checkpoint=data)))
     await service.put(created.asset.id, b"\x80\x04\x95" + bytes(100))
 
     await tenant.assets.CompleteUpload(complete(created.asset.id))
 
     asset = (await tenant.assets.GetAsset(get(created.asset.id))).asset
     assert (asset.status, dict(asset.status_info)["reason"]) == (asset_pb2.ASSET_STATUS_REJECTED, "PICKLE")
+
+
+async def test_weights_that_were_said_to_be_a_pickle_and_are_none_are_taken(tenant: Any, service: Any) -> None:
+    data = asset_pb2.CheckpointData(engine="image/stable-diffusion-v1-5", file_format=asset_pb2.FILE_FORMAT_PT)
+    created = await tenant.assets.CreateAsset(checkpoint_request(data=asset_pb2.AssetData(checkpoint=data)))
+    await service.put(created.asset.id, weights())
+
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+
+    found = (await tenant.assets.GetAsset(get(created.asset.id))).asset
+    assert created.asset.data.checkpoint.file_format == asset_pb2.FILE_FORMAT_PT
+    assert (found.status, found.data.checkpoint.file_format) == (
+        asset_pb2.ASSET_STATUS_READY,
+        asset_pb2.FILE_FORMAT_SAFETENSORS,
+    )
 
 
 async def test_skipped_validation_takes_weights_as_they_are(tenant: Any, service: Any) -> None:

@@ -86,7 +86,7 @@ TUNE: dict[str, Any] = {
 }
 
 DATA_TYPE = Nullable({"fp16", "fp32", "int4", "int8"})
-WEIGHTS = {"engine": str, "data_type": DATA_TYPE, "file_format": Nullable({"unknown", "safetensors"})}
+WEIGHTS = {"engine": str, "data_type": DATA_TYPE, "file_format": Nullable({"safetensors", "pt"})}
 DATA: tuple[dict[str, Any], ...] = (
     {
         "asset_type": {"file"},
