@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import BigInteger, bindparam, insert, select
 
 from store.database import Database, Transaction
 from store.dialect import now
@@ -30,10 +30,10 @@ async def list_events(db: Database, tune_id: str, after_seq: int = 0, limit: int
         return [record(Event, row) for row in rows]
 
 
-#: By the primary key.
+#: By the primary key. A caller may ask for what comes after any 64-bit number.
 _AFTER = (
     select(events)
-    .where(events.c.tune_id == bindparam("tune"), events.c.seq > bindparam("after"))
+    .where(events.c.tune_id == bindparam("tune"), events.c.seq > bindparam("after", type_=BigInteger()))
     .order_by(events.c.seq)
     .limit(bindparam("limit"))
 )
