@@ -63,6 +63,8 @@ def loads(text: bytes, depth: int = 64) -> Any:  # noqa: ANN401
     _refuse_deep(text, depth)
     try:
         return json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except MalformedError:  # a ValueError too: it has its own words
+        raise
     except json.JSONDecodeError as exc:
         raise MalformedError(exc.msg, exc.pos) from exc
     except UnicodeDecodeError as exc:
