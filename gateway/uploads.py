@@ -102,7 +102,8 @@ class Uploads:
     def _completed(self, asked: tuple[str, str, bool], task: asyncio.Task[Asset]) -> None:
         del self._under_way[asked]
         if not task.cancelled() and (exc := task.exception()) is not None:  # who has left does not hear of it
-            log.info(f"An upload was not completed: {exc}", action="upload_not_completed", asset_id=asked[1])
+            asset_id = asked[1][:128]  # the caller's own words, and no longer than a name
+            log.info(f"An upload was not completed: {str(exc)[:200]}", action="upload_not_completed", asset_id=asset_id)
 
     async def _complete(self, tenant_id: str, asset_id: str, skip_validation: bool) -> Asset:
         async with self._locks.setdefault(asset_id, asyncio.Lock()):
