@@ -65,7 +65,8 @@ def refusals() -> Iterator[tuple[str, int]]:
                     yield reason, HTTP[grpc.StatusCode[code]]
                 elif isinstance(said, ast.Constant) and isinstance(said.value, int):
                     yield reason, said.value
-    for kind in (errors.StoreError, *errors.StoreError.__subclasses__()):
+    kinds: list[type[errors.StoreError]] = [errors.StoreError, *errors.StoreError.__subclasses__()]
+    for kind in kinds:
         yield kind.reason, HTTP[STORE[kind]]
 
 
