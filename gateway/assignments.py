@@ -81,7 +81,7 @@ async def sign(database: Database, objects: Objects, tune: Tune, request: pb.Url
         elif wanted.method == pb.METHOD_PUT and (known := PUTS.fullmatch(wanted.name)):
             key = incoming(LeaseRef(tune.id, request.lease.epoch, ""), wanted.name)
             most_bytes = MOST_WEIGHTS_BYTES if known["weights"] else MOST_OTHER_BYTES
-            url = await objects.sign_put(key, URL_SECONDS, most_bytes=most_bytes, owner=tune.tenant_id)
+            url = await objects.sign_direct_put(key, URL_SECONDS, most_bytes=most_bytes, owner=tune.tenant_id)
         else:
             continue
         answer.urls.add(object=wanted, url=url).expires_at.FromSeconds(expires_at)

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     catalogue: Path | None = None
     #: Largest picture, bytes.
     max_picture_bytes: int = Field(default=64 * 2**20, ge=1024)
-    #: Largest checkpoint or other weights, bytes.
+    #: Largest checkpoint or other weights, bytes; in S3 at most 83886080000.
     max_weights_bytes: int = Field(default=32 * 2**30, ge=1024)
     #: Largest picture, width times height.
     max_picture_pixels: int = Field(default=120_000_000, ge=1024)
@@ -206,6 +206,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{PREFIX}HEARTBEAT_SECONDS={self.heartbeat_seconds:g}: wanted at most a third of "
                 f"{PREFIX}LEASE_SECONDS={self.lease_seconds:g}, so that two lost beats cost no lease"
+            )
+        if urlsplit(self.objects_url.get_secret_value()).scheme == "s3" and self.max_weights_bytes > s3.LARGEST:
+            raise ValueError(
+                f"{PREFIX}MAX_WEIGHTS_BYTES={self.max_weights_bytes}: wanted at most {s3.LARGEST} where objects lie in "
+                "S3, which takes no more parts of one"
             )
         if self.hub_url is not None and not self.fetch:
             raise ValueError(f"{PREFIX}HUB_URL: wanted {PREFIX}FETCH=on with it")

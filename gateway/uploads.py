@@ -9,7 +9,6 @@ assets, and no message.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import tempfile
 from functools import partial
@@ -29,7 +28,7 @@ from store import assets
 from store.database import Database
 from store.errors import NotFound
 from store.objects import Objects
-from store.objects.base import ObjectMissing
+from store.objects.base import ObjectMissing, ObjectReplaced
 from store.objects.opening import opened
 from store.tables import Asset
 
@@ -137,15 +136,20 @@ class Uploads:
     async def _take(self, row: Asset) -> tuple[str, int]:
         """Moves the bytes out of every caller's reach; answers where they are and how many."""
         key = f"assets/{row.id}/unjudged-{secrets.token_hex(8)}"
-        with contextlib.suppress(ObjectMissing):
+        try:
             await self._objects.move(incoming_key(row.id), key)
-        # A gateway may have died on the way: then they lie here already, or under their hash and only the row is late.
+        except ObjectReplaced as exc:
+            sentence = f"another PUT for {row.id} ended while the bytes of an earlier one were taken: complete it again"
+            raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_REPLACED", sentence) from exc
+        except ObjectMissing:
+            pass  # a gateway may have died on the way: see below
+        # Then they lie here already, or under their hash and only the row is late.
         found = {there: stat.size_bytes async for there, stat in self._objects.list(f"assets/{row.id}/")}
         if not found:
             sentence = f"nothing was uploaded for {row.id}: PUT its bytes to the put_url first"
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_UPLOADED", sentence)
         key = key if key in found else min(found)
-        most = self.most_bytes(row.asset_type)  # a PUT that went straight to the object store knew of no limit
+        most = self.most_bytes(row.asset_type)  # it may have been another one when the URL was signed
         if found[key] > most:
             await self._objects.delete(key)
             sentence = f"the upload has {found[key]} bytes; at most {most} are allowed"

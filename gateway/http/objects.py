@@ -1,7 +1,7 @@
 """Signed URLs that lead to the gateway: PUT a picture, GET a LoRA, by whoever holds the URL.
 
 Called by callers and trainers with URLs that the gateway signed; knows no asset. A folder's objects all come and go
-here. S3 signs and serves its own; only what its single PUT cannot take comes through here, and is passed on at once.
+here. S3 serves its own; what callers put comes through here all the same, and is passed on at once.
 """
 
 from __future__ import annotations

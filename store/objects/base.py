@@ -31,6 +31,10 @@ class ObjectMissing(LookupError):
     """There is no such object."""
 
 
+class ObjectReplaced(ObjectMissing):
+    """Another object has taken its place while it was read: what was there is gone."""
+
+
 class TooLarge(ValueError):
     """The object exceeds the size that was allowed."""
 
@@ -53,14 +57,19 @@ class Objects(ABC):
 
     @abstractmethod
     async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int, owner: str) -> str:
-        """A URL that uploads the object, likewise. `most_bytes`: what the key is for wants no more. Where the URL leads
-        to the gateway, a larger body is refused; who uses what came another way looks at its size. `owner`: the tenant
-        whose share of the gateway's memory it takes there.
+        """A URL that uploads the object, likewise. It leads to the gateway, which takes bodies of unknown length and
+        none larger than `most_bytes`. `owner`: the tenant whose share of the gateway's memory it takes.
+        """
+
+    @abstractmethod
+    async def sign_direct_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int, owner: str) -> str:
+        """The same, but leading to the store itself where that takes uploads. Bodies have a Content-Length then, and
+        nobody holds them to `most_bytes`: for those who know what they send and are asked what they have sent.
         """
 
     @abstractmethod
     def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
-        """The bytes from start to before end. ObjectMissing."""
+        """The bytes from start to before end. ObjectMissing; ObjectReplaced where a store cannot go on with it then."""
 
     @abstractmethod
     async def write(self, key: str, chunks: AsyncIterable[bytes], *, max_bytes: int | None = None) -> tuple[int, str]:

@@ -38,13 +38,35 @@ class LocalObjects(Objects):
     """A folder. Written atomically: a temporary name, fsync, rename, fsync of the folder."""
 
     def __init__(self, root: Path, signer: Signer) -> None:
-        """`root`: made where it is missing."""
+        """`root`: made where it is missing.
+
+        Raises:
+            OSError: It cannot be made, or not written to.
+            ValueError: Its file system has no hard links.
+        """
         self._objects = root / "objects"
         self._temporary = root / "temporary"
         self._signer = signer
         for folder in (self._objects, self._temporary):
             folder.mkdir(parents=True, exist_ok=True)
+        self._check_links(root)
         _sweep(self._temporary)
+
+    def _check_links(self, root: Path) -> None:
+        """All that is moved is moved by a hard link, which some network file systems and FAT have not: better told now
+        than at the first upload's completion.
+        """
+        written = self._temporary / uuid.uuid4().hex
+        link = self._objects / f".{written.name}"  # no key begins with a dot
+        written.touch()
+        try:
+            _link(written, link)
+        except OSError as exc:
+            wanted = "wanted a folder that lies, with all that is in it, on one file system that has them"
+            raise ValueError(f"{root} takes no hard links ({exc.strerror}); {wanted}") from exc
+        finally:
+            link.unlink(missing_ok=True)
+            written.unlink(missing_ok=True)
 
     async def sign_get(self, key: str, expires_seconds: float = 3600) -> str:
         """See Objects. It leads to the gateway, as all here."""
@@ -53,6 +75,10 @@ class LocalObjects(Objects):
     async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int, owner: str) -> str:
         """See Objects."""
         return self._signer.put(key, expires_seconds, most_bytes, owner)
+
+    async def sign_direct_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int, owner: str) -> str:
+        """See Objects. It leads to the gateway too."""
+        return await self.sign_put(key, expires_seconds, most_bytes=most_bytes, owner=owner)
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
         """See Objects."""
@@ -132,7 +158,8 @@ class LocalObjects(Objects):
 
     def _delete_if_older(self, path: Path, modified_at: float) -> bool:
         # A file system deletes by name only, whatever has that name by then. So the file is given a name of ours first,
-        # and looked at once more where nobody else finds it.
+        # and looked at once more where nobody else finds it. Who asks for a newer one in between, or is killed
+        # there, has lost it: as with S3, and with the same answer.
         aside = self._temporary / uuid.uuid4().hex
         try:
             if _modified_at(path) > modified_at:
@@ -140,11 +167,16 @@ class LocalObjects(Objects):
             path.rename(aside)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        is_older = _modified_at(aside) <= modified_at
-        if not is_older:
-            with contextlib.suppress(FileExistsError):  # a still newer one is there: it wins, as it would have
-                os.link(aside, path)
-        aside.unlink()
+        is_older = False
+        try:
+            is_older = _modified_at(aside) <= modified_at
+        except FileNotFoundError:  # a process that starts sweeps here too, what is older than a day
+            return True
+        finally:
+            if not is_older:  # also where the disk fails to say so
+                with contextlib.suppress(FileNotFoundError, FileExistsError):  # a still newer one is there: it wins
+                    os.link(aside, path)
+            aside.unlink(missing_ok=True)
         return is_older
 
     async def list(self, prefix: str = "") -> AsyncIterator[tuple[str, Stat]]:

@@ -2,10 +2,10 @@
 
     s3://BUCKET/PREFIX/{key}    whole objects: S3 shows none before its last byte has come
 
-Presigned URLs go straight to S3, which checks expiry and signature itself but knows no size: who takes up an upload
-looks at that. One PUT of S3's takes 5 GiB. What may be larger is put to the gateway, which sends it on in parts; an
-upload that breaks off is aborted. What a process leaves that dies at it, a lifecycle rule of the bucket removes
-(docs/deploying.md).
+Presigned URLs go straight to S3, which checks expiry and signature itself: every GET, and the PUTs of trainers, which
+know their length. S3 knows no most of it: who takes up such an upload looks at its size. Callers put to the gateway,
+which sends on in parts what does not fit into one; an upload that breaks off is aborted. What a process leaves that
+dies at it, a lifecycle rule of the bucket removes (docs/deploying.md).
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from obstore.exceptions import (
 from obstore.store import S3Store
 
 from store.errors import ObjectsAway
-from store.objects.base import ObjectMissing, Objects, Stat, checked
+from store.objects.base import ObjectMissing, ObjectReplaced, Objects, Stat, checked
 from store.objects.chunks import Counted, gathered
 from store.objects.signing import Signer
 
 SINGLE = 5 * 2**30  # bytes: the most that S3 takes in one PUT, and copies in one call
-PART = 8 * 2**20  # bytes of a part; S3 takes 10,000 parts of an object, 78 GiB
+PART = 8 * 2**20  # bytes of a part
+LARGEST = 10_000 * PART  # bytes of an object that is sent in parts, 78 GiB: S3 takes no more of them
 AT_ONCE = 4  # parts under way of one object
 #: Bytes that one write holds at most: the parts under way; the one that obstore fills; the one that it is given, which
 #: is put together of pieces that are there once more.
@@ -46,7 +47,8 @@ PATIENCE = timedelta(seconds=60)  # for one answer
 LONG_PATIENCE = timedelta(minutes=10)  # for S3 to copy gigabytes, or to put thousands of parts together
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_REFUSED = re.compile(r"status code: (4\d\d [A-Za-z ]+)")  # obstore has no exception for what a listing is refused for
+# obstore has no exception for what a listing is refused for. 408 and 429 pass.
+_REFUSED = re.compile(r"status code: (4(?!08|29)\d\d [A-Za-z ]+)")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -114,14 +116,18 @@ class S3Objects(Objects):
             return await obstore.sign_async(self._store, "GET", self._at(key), timedelta(seconds=expires_seconds))
 
     async def sign_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int, owner: str) -> str:
+        """See Objects. S3's own would want a length, and have no bound on it."""
+        return self._signer.put(key, expires_seconds, most_bytes, owner)
+
+    async def sign_direct_put(self, key: str, expires_seconds: float = 3600, *, most_bytes: int, owner: str) -> str:
         """See Objects. It leads to S3 where one PUT will do, else to the gateway."""
         if most_bytes > SINGLE:
-            return self._signer.put(key, expires_seconds, most_bytes, owner)
+            return await self.sign_put(key, expires_seconds, most_bytes=most_bytes, owner=owner)
         with self._asked(key):
             return await obstore.sign_async(self._store, "PUT", self._at(key), timedelta(seconds=expires_seconds))
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
-        """See Objects. ObjectMissing also where another object takes its place meanwhile."""
+        """See Objects."""
         facts = await self._head(key)
         if facts is None:
             raise ObjectMissing(f"there is no object {key}")
@@ -163,7 +169,7 @@ class S3Objects(Objects):
 
     async def move(self, source: str, destination: str) -> None:
         """See Objects. S3 has no move: a copy that replaces nothing, and then a deletion. Who dies between the two is
-        followed by a call that finds the copy, and deletes.
+        followed by a call that finds the copy, and deletes. ObjectReplaced only of more than 5 GiB.
         """
         size = await self.stat(source)
         try:
@@ -231,7 +237,7 @@ class S3Objects(Objects):
         except FileNotFoundError as exc:
             raise ObjectMissing(f"there is no object {key}") from exc
         except PreconditionError as exc:
-            raise ObjectMissing(f"another object has taken the place of {key}") from exc
+            raise ObjectReplaced(f"another object has taken the place of {key}") from exc
         except BaseError as exc:
             raise ObjectsAway(f"{self._url} does not answer: {_first_line(exc)}") from exc
 

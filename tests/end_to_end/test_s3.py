@@ -146,6 +146,37 @@ def test_s3_that_is_away_is_503_and_costs_a_tune_no_attempt(
     assert max(attempts) == 1
 
 
+def test_a_picture_is_put_to_the_gateway_of_whatever_length_it_is(
+    gateway: Gateway, bucket: S3Objects, pictures: list[Path]
+) -> None:
+    """As the octoai SDK streams a file. One that is cut off is not there to be completed."""
+    body = {"asset_type": "file", "name": "streamed", "data": {"asset_type": "file"}}
+    content = pictures[0].read_bytes()
+
+    def broken_off() -> Iterator[bytes]:
+        yield content[:1000]
+        raise ConnectionAbortedError
+
+    with gateway.client() as client:
+        created = client.post("/v1/assets", json=body).json()
+        put_url, path = created["transfer_api"]["put_url"], f"/v1/assets/{created['asset']['id']}"
+        with pytest.raises(ConnectionAbortedError):
+            httpx.put(put_url, content=broken_off())
+        early = client.post(f"{path}/complete-upload", json={})
+        put = httpx.put(put_url, content=(content[start : start + 1000] for start in range(0, len(content), 1000)))
+        completed = client.post(f"{path}/complete-upload", json={})
+        ready = client.get(path).json()
+
+    assert put_url.startswith(gateway.ready["http"])
+    assert (early.status_code, early.json()["reason"]) == (400, "NOTHING_UPLOADED")
+    assert (put.status_code, completed.status_code) == (200, 200)
+    assert (ready["asset"]["status"], ready["asset"]["size_bytes"]) == ("ready", len(content))
+    assert not ready["transfer_api"]["get_url"].startswith(gateway.ready["http"]), "downloads are S3's"
+    assert keys_of(bucket, ready["asset"]["id"]) == [
+        f"assets/{ready['asset']['id']}/{hashlib.sha256(content).hexdigest()}"
+    ]
+
+
 def test_weights_go_through_the_gateway_into_s3_in_parts(gateway: Gateway, bucket: S3Objects, moto: Moto) -> None:
     header = json.dumps({"w": {"dtype": "F16", "shape": [PART // 2], "data_offsets": [0, PART]}}).encode()
     weights = struct.pack("<Q", len(header)) + header + bytes(PART)

@@ -53,6 +53,18 @@ def test_networks_are_read_from_one_line(name: str, monkeypatch: pytest.MonkeyPa
     assert [str(network) for network in networks] == ["10.1.0.0/16", "fd00::/8", "192.0.2.7/32"]
 
 
+def test_weights_are_no_larger_than_s3_takes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_MAX_WEIGHTS_BYTES", "83886080001")
+    in_folder = config.read().max_weights_bytes
+    monkeypatch.setenv("TUNESMITH_OBJECTS_URL", "s3://bucket")
+
+    with pytest.raises(ConfigError, match="TUNESMITH_MAX_WEIGHTS_BYTES=83886080001: wanted at most 83886080000 where"):
+        config.read()
+    monkeypatch.setenv("TUNESMITH_MAX_WEIGHTS_BYTES", "83886080000")
+
+    assert (in_folder, config.read().max_weights_bytes) == (83886080001, 83886080000)
+
+
 def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_PUBLIC_URL", "")
     monkeypatch.setenv("TUNESMITH_HTTP", "")

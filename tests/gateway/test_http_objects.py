@@ -12,15 +12,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import httpx
 import pytest
 import structlog
 
 from gateway.http.room import Room
+from store.objects import Objects
 from store.objects.local import LocalObjects
+from store.objects.s3 import PART, S3Objects
 from store.objects.signing import Signer
 from tests.servers.front import Front, front
+from tests.servers.moto import Moto
 from tests.servers.uvicorn import served
 
 KEY = "incoming/assets/asset_1"
@@ -46,10 +50,18 @@ async def http(objects: LocalObjects, signer: Signer) -> AsyncIterator[httpx.Asy
 
 
 @asynccontextmanager
-async def opened(objects: LocalObjects, signer: Signer) -> AsyncIterator[tuple[Front, str, int]]:
+async def opened(objects: Objects, signer: Signer) -> AsyncIterator[tuple[Front, str, int]]:
     """The front on a real port: a door, host and port."""
     async with front(objects=(objects, signer)) as door, served(door.app) as (host, port):
         yield door, host, port
+
+
+@pytest.fixture
+def bucket(moto: Moto, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> S3Objects:
+    """An empty store in S3."""
+    for name, value in moto.environment_of().items():
+        monkeypatch.setenv(name, value)
+    return S3Objects(moto.bucket, uuid4().hex, signer)
 
 
 async def chunks_of(content: bytes, size: int = 1000) -> AsyncIterator[bytes]:
@@ -385,6 +397,46 @@ async def test_uploads_that_do_not_end_take_no_more_than_their_share_of_memory(
     assert (refused.status_code, refused.json()["reason"]) == (503, "UPLOADS_BUSY")
     assert refused.headers["retry-after"] == "5"
     assert (taken.status_code, again.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize("size", [5000, PART + 1])
+async def test_uploads_to_s3_keep_the_same_rules(bucket: S3Objects, signer: Signer, moto: Moto, size: int) -> None:
+    """Of a length that is not said, larger than allowed, and another than was said: in one part, and in several."""
+    content = os.urandom(size)
+    async with front(objects=(bucket, signer)) as door:
+        urls = [await bucket.sign_put(f"incoming/{n}", most_bytes=size, owner="acme") for n in range(3)]
+
+        taken = await door.http.put(urls[0], content=chunks_of(content, 2**20))
+        large = await door.http.put(urls[1], content=chunks_of(content + b"x", 2**20))
+        short = await door.http.put(
+            urls[2], content=chunks_of(content, 2**20), headers={"content-length": str(size - 1)}
+        )
+
+    assert (taken.status_code, large.status_code, short.status_code) == (200, 413, 400)
+    assert await bucket.hash("incoming/0") == (hashlib.sha256(content).hexdigest(), size)
+    assert [key async for key, _ in bucket.list()] == ["incoming/0"]
+    assert moto.uploads_under_way() == 0
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 99999999", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("size", [5000, 2 * PART])
+async def test_an_upload_to_s3_that_is_cut_off_is_no_object(
+    bucket: S3Objects, signer: Signer, moto: Moto, framing: str, size: int
+) -> None:
+    async with opened(bucket, signer) as (door, host, port):
+        url = urlsplit(await bucket.sign_put(KEY, most_bytes=10**9, owner="acme"))
+        _, writer = await asyncio.open_connection(host, port)
+        opening = b"" if framing.startswith("Content") else b"%x\r\n" % (3 * PART)
+        writer.write(f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode() + opening)
+        writer.write(bytes(size))
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        await door.answered.wait()
+
+    assert door.requests == [("/v1/objects/{key:path}", "PUT", 499)]
+    assert await bucket.stat(KEY) is None
+    assert moto.uploads_under_way() == 0
 
 
 async def test_a_download_broken_off_stops_the_reading(objects: LocalObjects, signer: Signer) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,11 +21,13 @@ from store.objects.chunks import CHUNK
 from store.objects.local import LocalObjects
 from store.objects.signing import Signer
 
+SIGNER = Signer("http://gateway.test", b"secret")
+
 
 @pytest.fixture
 def objects(tmp_path: Path) -> LocalObjects:
     """An empty store."""
-    return LocalObjects(tmp_path / "root", Signer("http://gateway.test", b"secret"))
+    return LocalObjects(tmp_path / "root", SIGNER)
 
 
 async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -65,6 +69,63 @@ async def test_object_that_is_replaced_at_the_moment_of_its_deletion_stays(
     assert await objects.delete_if_older("a", 1000.0) is False
     assert await objects.stat("a") == 5
     assert files_below(tmp_path) == ["a"]
+
+
+async def test_object_that_another_process_sweeps_at_the_moment_of_its_deletion_is_deleted(
+    objects: LocalObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that starts, and takes what is put aside for what was left here long ago."""
+    await objects.write("a", pieces(b"old"))
+    os.utime(tmp_path / "root/objects/a", (1000, 1000))
+    rename = Path.rename
+
+    def renamed_and_swept(path: Path, aside: Path) -> None:
+        rename(path, aside)
+        LocalObjects(tmp_path / "root", SIGNER)
+
+    monkeypatch.setattr(Path, "rename", renamed_and_swept)
+
+    assert await objects.delete_if_older("a", 1000.0) is True
+    assert files_below(tmp_path) == []
+
+
+async def test_object_whose_age_cannot_be_read_any_more_is_put_back(
+    objects: LocalObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await objects.write("a", pieces(b"old"))
+    modified_at = local._modified_at
+
+    def failing_at_last(path: Path) -> float:
+        if path.parent.name == "temporary":
+            raise OSError(errno.EIO, "Input/output error")
+        return modified_at(path)
+
+    monkeypatch.setattr(local, "_modified_at", failing_at_last)
+
+    with pytest.raises(ObjectsAway):
+        await objects.delete_if_older("a", time.time() + 1)
+    assert files_below(tmp_path) == ["a"]
+
+
+def test_a_folder_without_hard_links_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on FAT, where nothing could be moved: only there would it have been noticed."""
+
+    def unsupported(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", unsupported)
+
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path} takes no hard links \(Operation not permitted\); wanted a folder"
+    ):
+        LocalObjects(tmp_path, SIGNER)
+    assert files_below(tmp_path) == []
+
+
+def test_a_folder_is_left_as_it_was_found(tmp_path: Path) -> None:
+    LocalObjects(tmp_path, SIGNER)
+
+    assert files_below(tmp_path) == []
 
 
 async def test_a_disk_that_fails_is_a_store_that_is_away(objects: LocalObjects, tmp_path: Path) -> None:

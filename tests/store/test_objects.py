@@ -212,6 +212,7 @@ async def test_no_key_leads_out_of_the_store(objects: Objects, key: str) -> None
     for asked in (
         lambda: objects.sign_get(key),
         lambda: objects.sign_put(key, most_bytes=1, owner="acme"),
+        lambda: objects.sign_direct_put(key, most_bytes=1, owner="acme"),
         lambda: objects.write(key, pieces(b"x")),
         lambda: objects.stat(key),
         lambda: objects.move("a", key),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qsl, urlsplit
@@ -14,7 +16,7 @@ import pytest
 
 from store.errors import ObjectsAway
 from store.objects import s3
-from store.objects.base import ObjectMissing
+from store.objects.base import ObjectReplaced
 from store.objects.s3 import PART, SINGLE, S3Objects, location
 from store.objects.signing import Signer
 from tests.servers.moto import Moto
@@ -37,9 +39,8 @@ async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def test_what_is_put_to_a_presigned_url_is_got_from_one(objects: S3Objects, moto: Moto) -> None:
-    """With nothing but a body, as the SDKs do, and with the Content-Length that a trainer sends."""
-    put_url = await objects.sign_put("incoming/a", most_bytes=SINGLE, owner="acme")
+async def test_what_a_trainer_puts_to_a_presigned_url_is_got_from_one(objects: S3Objects, moto: Moto) -> None:
+    put_url = await objects.sign_direct_put("incoming/a", most_bytes=SINGLE, owner="acme")
 
     async with httpx.AsyncClient() as client:
         put = await client.put(put_url, content=BODY, headers={"Content-Length": str(len(BODY))})
@@ -56,11 +57,19 @@ async def test_what_is_put_to_a_presigned_url_is_got_from_one(objects: S3Objects
     assert missing.status_code == 404
 
 
-async def test_what_may_be_larger_than_one_put_of_s3_goes_through_the_gateway(objects: S3Objects) -> None:
-    url = urlsplit(await objects.sign_put("incoming/a", 60, most_bytes=SINGLE + 1, owner="acme"))
+@pytest.mark.parametrize("is_direct", [False, True])
+async def test_what_s3_would_take_without_a_bound_or_not_at_all_goes_through_the_gateway(
+    is_direct: bool, objects: S3Objects
+) -> None:
+    """All that callers put, and what of trainers' may be larger than one PUT of S3's."""
+    sign, most_bytes = (objects.sign_direct_put, SINGLE + 1) if is_direct else (objects.sign_put, 1000)
 
+    url = urlsplit(await sign("incoming/a", 60, most_bytes=most_bytes, owner="acme"))
+
+    query = dict(parse_qsl(url.query))
     assert (url.netloc, url.path) == ("gateway.test", "/v1/objects/incoming/a")
-    assert SIGNER.verify("PUT", "incoming/a", dict(parse_qsl(url.query)))
+    assert (query["most"], query["owner"]) == (str(most_bytes), "acme")
+    assert SIGNER.verify("PUT", "incoming/a", query)
 
 
 async def test_what_s3_cannot_copy_at_once_is_moved_through_here(
@@ -78,6 +87,30 @@ async def test_what_s3_cannot_copy_at_once_is_moved_through_here(
     assert await objects.stat("incoming/a") is None
 
 
+async def test_what_is_replaced_while_it_is_moved_through_here_says_so_and_is_moved_whole_afterwards(
+    objects: S3Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, newer = objects.read, b"y" * PART + b"newer"
+
+    async def replaced_amid(key: str) -> AsyncIterator[bytes]:
+        async for chunk in read(key):
+            yield chunk
+            await objects.write(key, pieces(newer))
+
+    await objects.write("incoming/a", pieces(b"x" * 2 * PART))
+    monkeypatch.setattr(s3, "SINGLE", PART)
+    with monkeypatch.context() as patch:
+        patch.setattr(s3, "AT_ONCE", 1)
+        patch.setattr(objects, "read", replaced_amid)
+        with pytest.raises(ObjectReplaced):
+            await objects.move("incoming/a", "assets/a")
+    halves = await objects.stat("assets/a")
+    await objects.move("incoming/a", "assets/a")
+
+    assert halves is None
+    assert await objects.hash("assets/a") == (hashlib.sha256(newer).hexdigest(), len(newer))
+
+
 async def test_an_object_that_is_replaced_while_it_is_read_is_no_mixture(
     objects: S3Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +123,7 @@ async def test_an_object_that_is_replaced_while_it_is_read_is_no_mixture(
 
     await objects.write("a", pieces(b"y" * 2500))
 
-    with pytest.raises(ObjectMissing, match="taken the place"):
+    with pytest.raises(ObjectReplaced, match="taken the place"):
         await anext(reading)
 
 
@@ -106,14 +139,14 @@ async def test_a_prefix_keeps_two_stores_in_one_bucket_apart(objects: S3Objects,
     assert await other.stat("assets/a") is None
 
 
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Objects]:
-    """A store whose server answers 503 to all."""
+@contextmanager
+def answering(status: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Objects]:
+    """A store whose server answers this to all."""
 
     class Busy(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
-            self.send_error(503)
+            self.send_error(status)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815  (http.server's names)
 
@@ -124,6 +157,13 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Objects]:
         Thread(target=server.serve_forever, daemon=True).start()
         yield away_at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
         server.shutdown()
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Objects]:
+    """A store whose server answers 503 to all."""
+    with answering(503, monkeypatch) as store:
+        yield store
 
 
 @pytest.fixture
@@ -160,6 +200,14 @@ async def test_a_store_that_does_not_answer_is_away(kind: str, request: pytest.F
         with pytest.raises(ObjectsAway) as raised:
             await asked
         assert "\n" not in str(raised.value), "no dump of a library's structures in the log"
+
+
+@pytest.mark.parametrize(("status", "raised"), [(408, ObjectsAway), (429, ObjectsAway), (403, ValueError)])
+def test_a_bucket_that_is_only_busy_is_waited_for(
+    status: int, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(status, monkeypatch) as store, pytest.raises(raised):
+        asyncio.run(store.check())
 
 
 async def test_the_bucket_is_looked_at(objects: S3Objects) -> None:

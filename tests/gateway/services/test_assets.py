@@ -16,6 +16,7 @@ from gateway.judges import Judges
 from gateway.metrics import Metrics
 from gateway.pictures import Judgement
 from gateway.uploads import Uploads, incoming_key
+from store.objects.base import ObjectReplaced
 from tunesmith.v1 import asset_pb2, asset_service_pb2
 
 
@@ -170,6 +171,25 @@ async def test_completion_without_an_upload_is_refused(tenant: Any, ask: Any) ->
     told = await ask.refused(tenant.assets.CompleteUpload(complete(created.asset.id)))
 
     assert (told.code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_UPLOADED")
+
+
+async def test_completion_amid_another_put_says_so(
+    tenant: Any, service: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of large weights in S3, which are read to be moved."""
+    created = await tenant.assets.CreateAsset(ask.file())
+    await service.put(created.asset.id, ask.png())
+
+    async def replaced(*_: object) -> None:
+        raise ObjectReplaced("another object has taken its place")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.objects, "move", replaced)
+        told = await ask.refused(tenant.assets.CompleteUpload(complete(created.asset.id)))
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+
+    assert (told.code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_REPLACED")
+    assert created.asset.id in told.message
 
 
 async def test_upload_that_is_too_large_is_refused_and_a_smaller_one_then_taken(
