@@ -42,6 +42,7 @@ _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 _OPEN = ("/grpc.health.v1.", "/grpc.reflection.")  # load balancers and grpcurl come without a key
 _TRAINERS = "/tunesmith.trainer."
 _ILLEGIBLE = object()  # stands for a request that could not be read: who sent it is looked at first
+LATE = object()  # stands for a request that was not whole in time: see late_requests
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Recorder = Callable[[str, str, float], None]
@@ -180,6 +181,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         trace = request_ids.traceparent(metadata.get(request_ids.TRACE_HEADER))
         _traceparent.set(trace)
         structlog.contextvars.bind_contextvars(request_id=name, rpc=method, **request_ids.trace_fields(trace))
+        if request is LATE:
+            text = "The request's message was not whole in time."
+            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW", text)
         if method.startswith(_OPEN):
             return
         if method.startswith(_TRAINERS):

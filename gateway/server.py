@@ -39,6 +39,7 @@ from gateway.http.loopback import Loopback
 from gateway.http.room import Room
 from gateway.hub import Hub
 from gateway.judges import Judges
+from gateway.late_requests import InTime
 from gateway.metrics import Metrics, read_snapshot
 from gateway.outbound import Outbound
 from gateway.pictures import Limits
@@ -158,7 +159,7 @@ class Server:
             record=self._metrics.rpc,
             quotas=Quotas(settings.requests_per_second, settings.streams_per_tenant, refused=self._metrics.limited),
         )
-        self._grpc = grpc.aio.server(interceptors=chain, options=GRPC_OPTIONS)
+        self._grpc = grpc.aio.server(interceptors=[InTime(), *chain], options=GRPC_OPTIONS)
         self._loopback = Loopback(chain)
         self._add_services()
         self._grpc_address = Address(settings.grpc.host, self._add_port())
