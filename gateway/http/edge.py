@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import request_ids
 from gateway.http import errors
-from gateway.http.exchange import KEY, Answer, Disconnected, request_id_of
+from gateway.http.exchange import KEY, SLASHES, Answer, Disconnected, request_id_of
 from gateway.status import Refusal
 
 log = structlog.get_logger()
@@ -90,6 +90,7 @@ def _tidy(scope: Scope) -> None:
     The hosted service's old SDK asks for //v1/tune.
     """
     sent: bytes = scope.get("raw_path") or scope["path"].encode()
+    scope[SLASHES] = len(sent) - len(sent.rstrip(b"/"))
     if b"//" in sent or sent.endswith(b"/"):
         sent = _SLASHES_SENT.sub(b"/", sent)
         scope["path"] = _SLASHES.sub("/", scope["path"])

@@ -9,6 +9,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 KEY: Final = "tunesmith.request_id"  # in the ASGI scope; edge writes it
+SLASHES: Final = "tunesmith.slashes"  # likewise: how many the path had at its end, which it has lost
 
 Headers = Iterable[tuple[str, str]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from openapi_spec_validator import validate
@@ -210,7 +211,7 @@ def test_comment_is_taken_apart_into_prose_and_statuses() -> None:
 
 async def test_document_and_page_are_open_to_all_and_cached_by_their_tag(document: dict[str, Any]) -> None:
     async with front(extra_routes=[openapi.route(document), *docs.routes()]) as door:
-        for path in ("/openapi.json", "/docs", "/docs/", "/docs/docs.js", "/docs/docs.css"):
+        for path in ("/openapi.json", "/docs", "/docs/docs.js", "/docs/docs.css"):
             first = await door.http.get(path, headers={"authorization": ""})
             again = await door.http.get(path, headers={"if-none-match": f'"other", W/{first.headers["etag"]}'})
             other = await door.http.get(path, headers={"if-none-match": '"other"'})
@@ -220,6 +221,23 @@ async def test_document_and_page_are_open_to_all_and_cached_by_their_tag(documen
             assert (again.content, head.content) == (b"", b"")
             assert head.headers["content-length"] == str(len(first.content))
         assert (await door.http.get("/openapi.json")).json() == document
+
+
+@pytest.mark.parametrize(
+    ("asked", "location"), [("/docs/", "../docs"), ("/docs//", "../../docs"), ("//docs/", "../docs")]
+)
+async def test_page_with_a_slash_leads_to_the_page_from_where_its_links_lead_right(asked: str, location: str) -> None:
+    async with front(extra_routes=docs.routes()) as door:
+        answer = await door.http.get(f"http://gateway{asked}")
+        page = urljoin(f"http://gateway{asked}", answer.headers["location"])
+        found = await door.http.get(page)
+        links = re.findall(r'(?:href|src)="(docs/[^"]+)"', found.text)
+        loaded = [await door.http.get(urljoin(page, link)) for link in links]
+
+    assert (answer.status_code, answer.headers["location"]) == (308, location)
+    assert page.removeprefix("http://gateway").lstrip("/") == "docs"
+    assert urljoin(f"https://proxy/below{asked}", answer.headers["location"]).endswith("/docs")
+    assert [each.status_code for each in (found, *loaded)] == [200, 200, 200]
 
 
 async def test_page_may_load_nothing_from_elsewhere() -> None:
