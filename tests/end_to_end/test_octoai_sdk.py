@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
 import inspect
 import io
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +27,7 @@ from safetensors.numpy import load
 
 from tests.servers.gateway import Account, Gateway
 from tests.servers.service import Service
+from tests.servers.site import Site, apart
 
 CHECKPOINT = "tunesmith:tiny-shapes"
 SD15 = "image/stable-diffusion-v1-5"
@@ -206,24 +204,14 @@ def fetcher(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield gateway
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and says nothing."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
-
-
 @pytest.fixture
-def photograph_site(pictures: list[Path], truncated: Path, tmp_path: Path) -> Iterator[str]:
+def photograph_site(pictures: list[Path], truncated: Path) -> Iterator[str]:
     """A site with a good picture and half of one."""
-    shutil.copy(pictures[0], tmp_path / "cat.png")
-    shutil.copy(truncated, tmp_path / "half.jpg")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    site = Site()
+    site.answers["/cat.png"] = 200, {}, pictures[0].read_bytes()
+    site.answers["/half.jpg"] = 200, {}, truncated.read_bytes()
+    with apart(site) as (url, _):
+        yield url
 
 
 def test_picture_from_a_url_is_fetched_and_ready(

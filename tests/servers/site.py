@@ -6,14 +6,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.servers.uvicorn import served
 
 Answer = tuple[int, dict[str, str], bytes]
+LIMIT = 60.0  # seconds that a busy machine may take for what one should
 
 
 class Site:
@@ -68,6 +70,10 @@ class Site:
         async with self.arrived:
             await self.arrived.wait_for(lambda: path in self.left)
 
+    async def let(self, path: str) -> None:
+        """Answers what was held."""
+        self.held[path].set()
+
     def _answer(self, path: str) -> Answer:
         answer = self.answers.get(path, (404, {}, b""))
         if isinstance(answer, list):
@@ -81,6 +87,29 @@ class Site:
         for wait in waits:
             wait.cancel()
         return event.is_set()
+
+
+@contextmanager
+def apart(site: Site) -> Iterator[tuple[str, Callable[[Coroutine[Any, Any, Any]], Any]]]:
+    """The site in a thread, for tests without a loop of their own: its URL, and what runs something beside it."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def beside(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(LIMIT)
+
+    serving = served(site)
+    try:
+        host, port = beside(serving.__aenter__())
+        try:
+            yield f"http://{host}:{port}", beside
+        finally:
+            beside(serving.__aexit__(None, None, None))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @asynccontextmanager
