@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.http.operations import Operation, refusal
+from gateway.http.operations import NAMED, Operation, refusal
 
 TAG: Final = {"name": "Server", "description": "What the server says of itself, and the bytes of objects."}
 
-_NAMED: Final[Operation] = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 _BYTES: Final[Operation] = {"application/octet-stream": {}}
 
 
@@ -42,17 +41,17 @@ def _health() -> Operation:
     properties = {name: {"type": "string", "description": text} for name, text in said.items()}
     schema = {"type": "object", "properties": properties, "required": list(said)}
     content = {"application/json": {"schema": schema}}
-    well = {"description": "It takes requests.", "headers": _NAMED, "content": content}
+    well = {"description": "It takes requests.", "headers": NAMED, "content": content}
     return _operation(
         "Health",
         "Tells a load balancer whether to send requests here.",
-        {"200": well, "503": {"description": "It ends: send no more requests.", "headers": _NAMED, "content": content}},
+        {"200": well, "503": {"description": "It ends: send no more requests.", "headers": NAMED, "content": content}},
     )
 
 
 def _openapi() -> Operation:
     content = {"application/json": {"schema": {"type": "object"}}}
-    etag: Operation = {**_NAMED, "ETag": {"schema": {"type": "string"}}}
+    etag: Operation = {**NAMED, "ETag": {"schema": {"type": "string"}}}
     found = {"description": "This document.", "headers": etag, "content": content}
     same = {"description": "It is the one that `If-None-Match` names.", "headers": etag}
     return _operation("OpenApi", "Returns this document.", {"200": found, "304": same})
@@ -80,8 +79,8 @@ def _object(
 def _get_object() -> Operation:
     span: Operation = {"Content-Range": {"schema": {"type": "string"}}}
     responses = {
-        "200": {"description": "The bytes.", "headers": _NAMED, "content": _BYTES},
-        "206": {"description": "The bytes that `Range` names.", "headers": {**_NAMED, **span}, "content": _BYTES},
+        "200": {"description": "The bytes.", "headers": NAMED, "content": _BYTES},
+        "206": {"description": "The bytes that `Range` names.", "headers": {**NAMED, **span}, "content": _BYTES},
         "404": refusal(404, "Nothing was uploaded here."),
         "416": refusal(416, "The object is shorter than that."),
     }
@@ -91,7 +90,7 @@ def _get_object() -> Operation:
 def _put_object() -> Operation:
     content = {"application/json": {"schema": {"type": "object"}}}
     responses = {
-        "200": {"description": "The bytes are there.", "headers": _NAMED, "content": content},
+        "200": {"description": "The bytes are there.", "headers": NAMED, "content": content},
         "400": refusal(400, "The body has not the length that `Content-Length` says."),
         "408": refusal(408, "The upload came too slowly."),
         "413": refusal(413, "The upload is too large."),

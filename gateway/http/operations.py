@@ -160,7 +160,7 @@ def _responses(
     general = {403: f"The API key lacks the scope `{scope}`.", **_ALWAYS, **(_WITH_BODY if binding.body else {})}
     found = {str(binding.success_status): _success(binding, schemas)}
     if binding.method.server_streaming and binding.headers:
-        found["204"] = {"description": "Resumed where nothing is left to tell: ask no more.", "headers": _NAMED}
+        found["204"] = {"description": "Resumed where nothing is left to tell: ask no more.", "headers": NAMED}
     for status, meaning in sorted((general | own).items()):
         found[str(status)] = refusal(status, meaning)
     return found
@@ -179,12 +179,12 @@ def _success(binding: Binding, schemas: Schemas) -> Operation:
             "application/x-ndjson": {"schema": {"type": "string"}, "x-line-schema": message},
         }
         text = "The messages as they come: server-sent events, or one JSON object a line where `Accept` asks for it."
-        return {"description": text, "headers": _NAMED, "content": content}
+        return {"description": text, "headers": NAMED, "content": content}
     if binding.response_body:
         schema = schemas.answer_field(output.fields_by_name[binding.response_body])
     else:
         schema = schemas.answer(output)
-    headers = dict(_NAMED)
+    headers = dict(NAMED)
     if "request_id" in binding.method.input_type.fields_by_name:
         headers["Idempotent-Replay"] = {"$ref": "#/components/headers/IdempotentReplay"}
     return {
@@ -205,12 +205,13 @@ def _event(message: Schema) -> Schema:
     return {"type": "object", "properties": parts}
 
 
-_NAMED: Final[dict[str, Any]] = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
+#: Headers of every answer.
+NAMED: Final[dict[str, Any]] = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 
 
 def refusal(status: int, meaning: str) -> Operation:
     """Returns the answer to a request that is refused with the status."""
-    headers = dict(_NAMED)
+    headers = dict(NAMED)
     if status == 401:
         headers["WWW-Authenticate"] = {"$ref": "#/components/headers/WwwAuthenticate"}
     if status in (429, 503):
