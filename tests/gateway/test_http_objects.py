@@ -7,9 +7,11 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -225,6 +227,26 @@ async def test_an_expired_url_says_so(http: httpx.AsyncClient, objects: LocalObj
     answer = await http.get(await objects.sign_get(KEY, expires_seconds=-10))
 
     assert (answer.status_code, answer.json()["reason"]) == (403, "URL_EXPIRED")
+
+
+async def test_an_upload_may_outlive_its_url_once_it_has_begun(
+    http: httpx.AsyncClient, objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = SimpleNamespace(time=lambda: time.time() + 7200)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield PICTURE[:10]
+        for module in ("gateway.http.objects", "store.objects.signing"):
+            monkeypatch.setattr(f"{module}.time", later)
+        yield PICTURE[10:]
+
+    put = await objects.sign_put(KEY, 3600, most_bytes=MOST, owner="me")
+
+    begun, repeated = await http.put(put, content=slow()), await http.put(put, content=b"x")
+
+    assert begun.status_code == 200
+    assert (await http.get(await objects.sign_get(KEY))).content == PICTURE
+    assert (repeated.status_code, repeated.json()["reason"]) == (403, "URL_EXPIRED")
 
 
 async def test_nothing_uploaded_is_404(http: httpx.AsyncClient, objects: LocalObjects) -> None:

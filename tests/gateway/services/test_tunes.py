@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from store import leases, tunes
+from store import leases, reports, tunes
 from tunesmith.v1 import asset_pb2, asset_service_pb2, tune_pb2, tune_service_pb2, tune_service_pb2_grpc
 
 # Fixtures' types live in conftest.py, which cannot be imported: Any here.
@@ -251,6 +251,49 @@ async def test_pending_tune_is_cancelled_at_once_and_again_without_harm(tenant: 
     assert first.status == tune_pb2.TUNE_STATUS_CANCELLED
     assert again == first
     assert not first.progress.HasField("pending_reason")
+
+
+async def ended(service: Any, tune_id: str, how: str) -> None:
+    """A trainer takes the tune, the only one that waits, and ends it so."""
+    claim = await leases.claim(
+        service.database, leases.Offer("trainer-1", ["image/stable-diffusion-v1-5"], 2**34, []), 60
+    )
+    assert claim is not None
+    assert claim.lease.tune_id == tune_id
+    await leases.accept(service.database, claim.lease)
+    if how == "succeeded":
+        lora = reports.LoraResult("loras/x", "c" * 64, 9, step=10, final_loss=0.1, pictures=1)
+        await reports.finish(service.database, claim.lease, 1, lora)
+    else:
+        await reports.fail(service.database, claim.lease, 1, "BAD", "it broke", retryable=False, crashed=False)
+
+
+@pytest.mark.parametrize("how", ["succeeded", "failed"])
+async def test_finished_tune_comes_back_from_a_cancel_as_it_was(tenant: Any, service: Any, how: str) -> None:
+    created = await tenant.create_tune()
+    await ended(service, created.id, how)
+    before = await tenant.tunes.GetTune(tune_service_pb2.GetTuneRequest(id=created.id))
+
+    answer = await tenant.tunes.CancelTune(tune_service_pb2.CancelTuneRequest(id=created.id))
+
+    assert before.status == tune_pb2.TuneStatus.Value(f"TUNE_STATUS_{how.upper()}")
+    assert answer == before
+    assert await tenant.tunes.GetTune(tune_service_pb2.GetTuneRequest(id=created.id)) == before
+
+
+async def test_deleted_tune_leaves_its_pictures_and_its_lora(tenant: Any, service: Any) -> None:
+    created = await tenant.create_tune("mine")
+    await ended(service, created.id, "succeeded")
+    [lora_id] = (await tenant.tunes.GetTune(tune_service_pb2.GetTuneRequest(id=created.id))).output_lora_ids
+
+    await tenant.tunes.DeleteTune(tune_service_pb2.DeleteTuneRequest(id=created.id))
+
+    for asset_id in (lora_id, created.details.lora_tune.files[0].file_id):
+        left = await tenant.assets.GetAsset(asset_service_pb2.GetAssetRequest(id=asset_id))
+        assert left.asset.status == asset_pb2.ASSET_STATUS_READY
+        assert left.transfer_api.presigned_url.get_url
+    named = await tenant.assets.GetAsset(asset_service_pb2.GetAssetRequest(id="mine"))
+    assert named.asset.id == lora_id, "the LoRA bears the tune's name"
 
 
 async def test_deleted_tune_is_gone_and_its_name_free(tenant: Any, ask: Any) -> None:
