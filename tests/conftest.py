@@ -1,5 +1,5 @@
 """Fixtures that more than one package's tests use: databases, empty and migrated, on SQLite and a real PostgreSQL; an
-S3 server."""
+S3 server. And what tests have measured is shown at the end."""
 
 from __future__ import annotations
 
@@ -83,6 +83,21 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
     """An S3 server with one bucket, for as long as the session lasts."""
     with Moto(tmp_path_factory.mktemp("moto")) as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows what tests record as "measured: ...": figures that are held against no bar, since machines differ."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    lines = [
+        f"{report.nodeid}: {name.removeprefix('measured: ')}: {value}"
+        for report in reports
+        for name, value in report.user_properties
+        if name.startswith("measured: ")
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 async def _migrate(url: str) -> None:

@@ -1,10 +1,12 @@
 """Some seconds of hostile requests, by seed, beside a running tune. `scripts/bench hostile` does it for a minute and
-tells the figures; here is held what may never happen, on a machine however slow."""
+tells the figures; here they are only shown, and what is held is what may never happen, on a machine however slow."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.hostile.__main__ import figures
 from benchmarks.hostile.scene import play
 from tests.servers.service import Client, Service
 
@@ -13,10 +15,13 @@ GROWTH = 80.0  # MB; attacks that are kept at all cost far more: the large bodie
 
 
 async def test_hostile_requests_are_answered_as_documented_and_hurt_nobody(
-    service: Service, client: Client, pictures: list[Path]
+    service: Service, client: Client, pictures: list[Path], record_property: Callable[[str, object], None]
 ) -> None:
     seen = await play(service, client, pictures[0], rate=RATE, seconds=SECONDS, seed=SEED)
 
+    told = figures(seen)
+    for name in ("heartbeat_ack_ms", "heartbeat_ack_ms_without_load", "gateway_memory_mb", "answer_ms"):
+        record_property(f"measured: {name}", told[name])
     assert seen.answers(500) == 0, seen.load["statuses"]
     assert seen.load["unexpected"] == {}
     assert sum(sum(found.values()) for found in seen.load["statuses"].values()) > RATE * SECONDS
@@ -25,6 +30,5 @@ async def test_hostile_requests_are_answered_as_documented_and_hurt_nobody(
     assert seen.attempts == {1}
     assert seen.steps[1] > seen.steps[0]
     assert seen.beats.lost == 0
-    assert max(seen.beats.milliseconds) < 5000, "a beat waited for longer than the time between two"
     assert seen.memory[-1] - seen.memory[0] < GROWTH
     assert 0 < max(seen.judges) < 200, "a bomb costs its judge no memory, for it is refused by its header"
