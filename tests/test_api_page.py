@@ -1,4 +1,4 @@
-"""docs/api.md tells every reason that the code can say, and the status of each: read out of the code, not copied."""
+"""docs/api.md tells every reason that the code can say, the status of each, and the bounds: read out of the code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 
 from gateway.http.locations import TYPES
+from gateway.http.requests import Limits
 from gateway.status import HTTP, STORE
 from store import errors
 
@@ -88,3 +89,13 @@ def test_each_refusal_has_the_status_that_the_page_says() -> None:
 
     assert len(found) > 25
     assert {(reason, status) for reason, status in found if told.get(reason) != status} == set()
+
+
+def test_patience_on_the_page_is_the_gateways() -> None:
+    limits = Limits()
+
+    assert limits.call_seconds == 5 * 60
+    assert "| the answer took longer than five minutes | `DEADLINE_EXCEEDED` | 504 |" in PAGE
+    assert (limits.body_bytes, limits.depth) == (4 * 2**20, 64)
+    assert "A JSON body and a gRPC message may have 4 MiB" in PAGE
+    assert "JSON 64 levels" in PAGE

@@ -92,6 +92,15 @@ async def test_each_error_of_the_service_has_its_answer(
     assert "10.0.0.1" not in answer.text
 
 
+@pytest.mark.parametrize("socket", [False, True], ids=["loopback", "socket"])
+async def test_an_answer_that_takes_too_long_is_given_up(socket: bool) -> None:
+    async with front(socket=socket, limits=Limits(call_seconds=0.05)) as door:
+        answer = await door.http.get("/v1/tune/hangs")
+
+    assert_refused(answer, 504, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
+    assert answer.json()["detail"] == "The answer took too long."
+
+
 async def test_who_calls_too_often_is_told_when_to_call_again(door: Front) -> None:
     slow = {"authorization": "Bearer ts_slow"}
     first = await door.http.get("/v1/tune/a", headers=slow)

@@ -72,6 +72,8 @@ class FakeTunes(TuneServiceServicer):
         self._ask(request)
         if request.id == "aborts":
             await context.abort(grpc.StatusCode.ABORTED, "On purpose.")
+        if request.id == "hangs":
+            await asyncio.Event().wait()
         return tune_pb2.Tune(id=request.id)
 
     async def CancelTune(self, request: Any, context: Any) -> tune_pb2.Tune:  # noqa: N802
