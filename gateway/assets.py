@@ -125,16 +125,20 @@ def check(request: asset_service_pb2.CreateAssetRequest) -> None:
     Raises:
         Refusal: It breaks one.
     """
-    arm = request.data.WhichOneof("data")
     kind = wire.word(asset_pb2.AssetType.DESCRIPTOR, "ASSET_TYPE_", request.asset_type)
-    if arm != kind:
-        told = f"is {arm!r}" if arm else "is missing"
-        raise invalid([Violation("data", f"its asset_type {told}; asset_type is {kind!r}", "ASSET_TYPE_MISMATCH")])
-    if faults := list(fetch_faults(request, kind)):
+    if faults := [*data_faults(request, kind), *fetch_faults(request, kind)]:
         raise invalid(faults)
     if request.is_public and not caller().is_operator:
         sentence = "only the operator's tenant may publish assets"
         raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "OPERATOR_ONLY", sentence)
+
+
+def data_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> Iterator[Violation]:
+    """Whether what is particular to a type is that of its type."""
+    arm = request.data.WhichOneof("data")
+    if arm != kind:
+        told = f"is {arm!r}" if arm else "is missing"
+        yield Violation("data", f"its asset_type {told}; asset_type is {kind!r}", "ASSET_TYPE_MISMATCH")
 
 
 def fetch_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> Iterator[Violation]:

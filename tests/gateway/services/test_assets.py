@@ -336,6 +336,16 @@ async def test_wrong_request_is_refused(
     assert (told.code, told.reason) == (code, reason)
 
 
+async def test_all_that_is_wrong_with_an_asset_is_told_at_once(tenant: Any, ask: Any) -> None:
+    request = checkpoint_request(
+        asset_type=asset_pb2.ASSET_TYPE_FILE, url="https://x.example/m", hf_repo="no repository"
+    )
+
+    told = await ask.refused(tenant.assets.CreateAsset(request))
+
+    assert told.violations.keys() == {"data", "hf_repo"}
+
+
 async def test_operator_may_publish(service: Any, tenant: Any) -> None:
     operator = await service.tenant("house", is_operator=True)
 
