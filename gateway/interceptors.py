@@ -183,7 +183,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         structlog.contextvars.bind_contextvars(request_id=name, rpc=method, **request_ids.trace_fields(trace))
         if request is LATE:
             text = "The request's message was not whole in time."
-            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW", text)
+            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW", text, http_status=408)
         if method.startswith(_OPEN):
             return
         if method.startswith(_TRAINERS):
