@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,10 @@ def test_a_tune_from_upload_to_lora_leaves_in_s3_what_is_needed_and_no_more(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("trainer")
 def test_s3_that_is_away_is_503_and_costs_a_tune_no_attempt(
-    gateway: Gateway, network: Proxy, pictures: list[Path]
+    gateway: Gateway, trainer: Trainer, network: Proxy, pictures: list[Path]
 ) -> None:
+    """Though the trainer meets it too: it has snapshots to put there all the while."""
     with gateway.client() as client:
         file = client.upload(pictures[0])
         body = {"asset_type": "file", "name": "late", "data": {"asset_type": "file"}}
@@ -133,7 +134,9 @@ def test_s3_that_is_away_is_503_and_costs_a_tune_no_attempt(
 
         network.refuse()
         network.reset()
+        said_before = len(trainer.log())
         away = client.post(f"/v1/assets/{late['asset']['id']}/complete-upload", json={})
+        until_said(trainer, "An upload failed and is tried again", said_before)
         network.heal()
         back = client.post(f"/v1/assets/{late['asset']['id']}/complete-upload", json={})
         ended = client.ended(tune["id"])
@@ -200,6 +203,38 @@ def test_weights_go_through_the_gateway_into_s3_in_parts(gateway: Gateway, bucke
     assert keys_of(bucket, ready["id"]) == [f"assets/{ready['id']}/{hashlib.sha256(weights).hexdigest()}"]
     assert direct.status_code == 405, "downloads are S3's"
     assert moto.uploads_under_way() == 0
+
+
+def test_several_uploads_at_once_keep_their_bytes_apart(gateway: Gateway, bucket: S3Objects, moto: Moto) -> None:
+    body = {"asset_type": "file", "name": "one-of-several", "data": {"asset_type": "file"}}
+    contents = [bytes([number]) * (PART + number) for number in range(4)]
+    with gateway.client() as client:
+        made = [client.post("/v1/assets", json=body).json() for _ in contents]
+
+        async def put_all() -> list[int]:
+            async with httpx.AsyncClient(timeout=60) as puts:
+                urls = [each["transfer_api"]["put_url"] for each in made]
+                answers = await asyncio.gather(
+                    *map(lambda url, content: puts.put(url, content=content), urls, contents)
+                )
+            return [answer.status_code for answer in answers]
+
+        statuses = asyncio.run(put_all())
+
+    async def hashes() -> list[tuple[str, int]]:
+        return [await bucket.hash(f"incoming/assets/{each['asset']['id']}") for each in made]
+
+    assert statuses == [200] * 4
+    assert asyncio.run(hashes()) == [(hashlib.sha256(content).hexdigest(), len(content)) for content in contents]
+    assert moto.uploads_under_way() == 0
+
+
+def until_said(trainer: Trainer, sentence: str, since: int) -> None:
+    """Waits for a line of its log: it tells of itself in no other way."""
+    deadline = time.monotonic() + 60
+    while sentence not in trainer.log()[since:]:
+        assert time.monotonic() < deadline, f"not said: {sentence}"
+        time.sleep(0.05)
 
 
 async def swept(database_url: str, bucket: S3Objects) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ import structlog
 
 from gateway.http.room import Room
 from store.objects import Objects
-from store.objects.local import LocalObjects
+from store.objects.local import LocalObjects, OpenObject
 from store.objects.s3 import PART, S3Objects
 from store.objects.signing import Signer
 from tests.servers.front import Front, front
@@ -461,9 +461,21 @@ async def test_an_upload_to_s3_that_is_cut_off_is_no_object(
     assert moto.uploads_under_way() == 0
 
 
-async def test_a_download_broken_off_stops_the_reading(objects: LocalObjects, signer: Signer) -> None:
-    await objects.write(KEY, chunks_of(bytes(64 * 1024 * 1024), size=1024 * 1024))
+async def test_a_download_broken_off_stops_the_reading(
+    objects: LocalObjects, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sockets on the way hold some of it; the rest is not read for nobody."""
+    size, read, opened_read = 64 * 2**20, 0, OpenObject.read
 
+    async def counting(*args: Any) -> AsyncIterator[bytes]:
+        nonlocal read
+        async with aclosing(opened_read(*args)) as chunks:
+            async for chunk in chunks:
+                read += len(chunk)
+                yield chunk
+
+    await objects.write(KEY, chunks_of(bytes(size), size=2**20))
+    monkeypatch.setattr(OpenObject, "read", counting)
     async with opened(objects, signer) as (door, host, port):
         url = urlsplit(await objects.sign_get(KEY))
         reader, writer = await asyncio.open_connection(host, port)
@@ -473,3 +485,4 @@ async def test_a_download_broken_off_stops_the_reading(objects: LocalObjects, si
         await door.answered.wait()
 
     assert door.requests == [("/v1/objects/{key:path}", "GET", 200)]
+    assert 0 < read < size // 2
