@@ -1,4 +1,5 @@
-"""What a checkpoint of several gigabytes costs the gateway that passes it on: memory while it comes, and its speed.
+"""What a checkpoint of several gigabytes costs the gateway that passes it on: its memory until the bytes are there and
+until they are judged, hashed and moved, and how fast that goes.
 
 Into a folder, and into S3 in parts. There the other end is a sink, which answers as S3 does and keeps nothing: moto's
 server would hold all of it in memory.
@@ -6,115 +7,111 @@ server would hold all of it in memory.
 
 from __future__ import annotations
 
-import re
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock, Thread
 from typing import Any
 
 import httpx
 
 from tests.servers.gateway import Gateway
-from tests.servers.processes import memory_bytes
+from tests.servers.processes import memory_bytes, peak_bytes
+from tests.servers.service import Client
+from tests.servers.sink import sink
 
 SIZE = 7 * 10**9  # bytes: SDXL in one file
-CHUNK = 4 * 2**20  # bytes read at once; after each the gateway's memory is looked at
+CHUNK = 2**20  # bytes sent at once
+ZEROS = bytes(CHUNK)
 CHECKPOINT = {"asset_type": "checkpoint", "data_type": "fp16", "engine": "image/stable-diffusion-xl-v1-0"}
+PATIENCE = 600.0  # seconds for one answer
+
+
+@dataclass(frozen=True)
+class BlankWeights:
+    """A good safetensors file of one tensor, all zeros: it needs no disk."""
+
+    tensor_bytes: int
+    """An even number."""
+
+    @property
+    def header(self) -> bytes:
+        """What comes before the zeros."""
+        tensor = {"dtype": "F16", "shape": [self.tensor_bytes // 2], "data_offsets": [0, self.tensor_bytes]}
+        text = json.dumps({"w": tensor}).encode()
+        return len(text).to_bytes(8, "little") + text
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.header) + self.tensor_bytes
+
+    def chunks(self) -> Iterator[bytes]:
+        """The file."""
+        yield self.header
+        for start in range(0, self.tensor_bytes, CHUNK):
+            yield ZEROS[: self.tensor_bytes - start]
+
+    def sha256(self) -> str:
+        """The file's, hexadecimal."""
+        digest = hashlib.sha256()
+        for chunk in self.chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
 
 
 def measure(quick: bool) -> dict[str, Any]:
     """The gateway's memory and the speed of an upload, for each store."""
-    size = SIZE // 10 if quick else SIZE
-    with tempfile.TemporaryDirectory() as name, sink() as (endpoint, received):
+    weights = BlankWeights(SIZE // 10 if quick else SIZE)
+    with tempfile.TemporaryDirectory() as name, sink() as far_away:
         folder = Path(name)
-        file = folder / "sparse"
-        with file.open("wb") as sparse:
-            sparse.truncate(size)
-        bucket = {
-            "TUNESMITH_OBJECTS_URL": "s3://bench",
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "bench",
-            "AWS_SECRET_ACCESS_KEY": "bench",
-            "AWS_REGION": "us-east-1",
+        figures = {
+            "folder": upload(weights, folder / "a", {}),
+            "s3": upload(weights, folder / "b", far_away.environment_of()),
         }
-        figures = {"folder": put(file, folder / "a", {}), "s3": put(file, folder / "b", bucket)}
-        return {"size_mb": size / 1e6, **figures, "the_sink_received_mb": received[0] / 1e6}
+        return {"size_mb": weights.size / 1e6, **figures, "the_sink_received_mb": far_away.received / 1e6}
 
 
-def put(file: Path, folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+def upload(weights: BlankWeights, folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """One upload through one gateway."""
     with Gateway(f"sqlite:///{folder / 'bench.db'}", folder, environment) as gateway, gateway.client() as client:
-        body = {"asset_type": "checkpoint", "name": "sparse", "data": CHECKPOINT}
-        put_url = client.post("/v1/assets", json=body).json()["transfer_api"]["put_url"]
-        assert put_url.startswith(gateway.ready["http"])
-        before, most = memory_bytes(gateway.process.pid), [0]
+        pid = gateway.process.pid
+        before = memory_bytes(pid)
         started = time.monotonic()
-        response = httpx.put(put_url, content=watched(file, gateway.process.pid, most), timeout=600)
-        seconds = time.monotonic() - started
-        assert response.status_code == 200, response.text
+        asset_id = put(client, weights)
+        there, most_until_there = time.monotonic(), peak_bytes(pid)
+        asset = completed(client, asset_id)
+        ready, most_until_ready = time.monotonic(), peak_bytes(pid)
+        assert (asset["status"], asset["size_bytes"]) == ("ready", weights.size), asset
         return {
             "memory_before_mb": round(before / 1e6, 1),
-            "most_memory_mb": round(most[0] / 1e6, 1),
-            "mb_a_second": round(file.stat().st_size / 1e6 / seconds, 1),
+            "most_memory_until_there_mb": round(most_until_there / 1e6, 1),
+            "most_memory_until_ready_mb": round(most_until_ready / 1e6, 1),
+            "mb_a_second": round(weights.size / 1e6 / (there - started), 1),
+            "completion_seconds": round(ready - there, 1),
         }
 
 
-def watched(file: Path, pid: int, most: list[int]) -> Iterator[bytes]:
-    """The file's bytes; `most` becomes the most memory that the process has had meanwhile."""
-    with file.open("rb") as source:
-        while chunk := source.read(CHUNK):
-            yield chunk
-            most[0] = max(most[0], memory_bytes(pid))
+def put(client: Client, weights: BlankWeights) -> str:
+    """Its bytes are there; the asset's id."""
+    body = {"asset_type": "checkpoint", "name": "blank", "data": CHECKPOINT}
+    created = client.post("/v1/assets", json=body).json()
+    put_url = created["transfer_api"]["put_url"]
+    assert put_url.startswith(str(client.base_url).rstrip("/"))
+    response = httpx.put(put_url, content=weights.chunks(), timeout=PATIENCE)
+    assert response.status_code == 200, response.text
+    return str(created["asset"]["id"])
 
 
-@contextmanager
-def sink() -> Iterator[tuple[str, list[int]]]:
-    """An endpoint that takes uploads in parts as S3 does and keeps nothing; and how many bytes it has taken."""
-    received, counting = [0], Lock()
-
-    class Sink(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            """An empty listing: of all that is asked for at the start."""
-            self._answer(b"<ListBucketResult><Name>bench</Name><IsTruncated>false</IsTruncated></ListBucketResult>")
-
-        def do_POST(self) -> None:
-            """An upload begins, or ends."""
-            self._take()
-            if re.search(r"\buploads\b", self.path):
-                self._answer(b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>")
-            else:
-                self._answer(b"<CompleteMultipartUploadResult><ETag>whole</ETag></CompleteMultipartUploadResult>")
-
-        def do_PUT(self) -> None:
-            """A part."""
-            size = self._take()
-            with counting:
-                received[0] += size
-            self._answer(b"")
-
-        def _take(self) -> int:
-            size = left = int(self.headers.get("content-length", 0))
-            while left:
-                left -= len(self.rfile.read(min(left, CHUNK)))
-            return size
-
-        def _answer(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", '"part"')
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Sink) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", received
-        server.shutdown()
+def completed(client: Client, asset_id: str) -> dict[str, Any]:
+    """The asset once it is judged. A gateway that takes long says so, and goes on; who asks again joins it."""
+    status = 504
+    while status == 504:
+        answer = client.post(f"/v1/assets/{asset_id}/complete-upload", json={}, timeout=PATIENCE)
+        status = answer.status_code
+    assert status == 200, answer.text
+    asset: dict[str, Any] = client.get(f"/v1/assets/{asset_id}").json()["asset"]
+    return asset

@@ -22,11 +22,20 @@ def descendants(pid: int) -> set[int]:
 
 def memory_bytes(pid: int) -> int:
     """Resident memory."""
-    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
-    return int(line.split()[1]) * 1024
+    return _status(pid, "VmRSS")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most that this has been since the process began."""
+    return _status(pid, "VmHWM")
 
 
 def cpu_seconds(pid: int) -> float:
     """Processor time so far, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _status(pid: int, name: str) -> int:
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
