@@ -33,7 +33,7 @@ from store.objects.opening import opened
 from store.tables import Asset
 
 # Completed at a time, and of these one tenant's. Each picture is copied to this host's disk. Weights take minutes where
-# they are large, and up to 100 MiB of memory where they lie in S3; no picture waits for them.
+# they are large, and up to 130 MB of memory where S3 cannot move them by itself; no picture waits for them.
 PICTURES = (8, 4)
 WEIGHTS = (4, 2)
 JUDGED = ("ready", "rejected")

@@ -38,8 +38,8 @@ PART = 8 * 2**20  # bytes of a part
 LARGEST = 10_000 * PART  # bytes of an object that is sent in parts, 78 GiB: S3 takes no more of them
 AT_ONCE = 4  # parts under way of one object
 #: Bytes that one write holds at most: the parts under way; the one that obstore fills; the one that it is given, which
-#: is put together of pieces that are there once more.
-MOST_MEMORY = (AT_ONCE + 3) * PART
+#: is put together of pieces that are there once more; and what has been sent and is not yet let go of. As measured.
+MOST_MEMORY = (AT_ONCE + 5) * PART
 
 # A gateway that waits for S3 keeps its caller waiting: better a 503 soon.
 RETRY = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
