@@ -218,10 +218,12 @@ def test_request_hash_knows_a_retry_whatever_its_id() -> None:
     assert wire.request_hash(first) != wire.request_hash(other)
 
 
-def test_filter_by_nothing_lets_everything_through() -> None:
+def test_filter_by_nothing_lets_everything_through_a_hundred_at_a_time() -> None:
     which = wire.asset_filter(asset_service_pb2.ListAssetsRequest(name="", asset_ids=" , "))
+    tunes = wire.tune_filter(tune_service_pb2.ListTunesRequest(name="", engine=""))
 
     assert (which.name, which.asset_ids, which.limit, which.offset) == (None, [], 100, 0)
+    assert (tunes.name, tunes.engine, tunes.trigger_words, tunes.limit, tunes.offset) == (None, None, [], 100, 0)
 
 
 def test_filter_holds_all_that_was_asked_for() -> None:
