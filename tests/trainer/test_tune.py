@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from tests.trainer.tiny import Bench
 from trainer.engine import recipe
 from trainer.engine.families.sd15 import StableDiffusion15
+from trainer.engine.lora import Adapter
 from trainer.failures import (
     CheckpointRefused,
     CheckpointUnreadable,
@@ -339,6 +341,31 @@ def test_a_damaged_checkpoint_is_said_to_be_so(
 
     with pytest.raises(CheckpointUnreadable):
         bench.tune(shapes, checkpoint=CheckpointSource("folder", str(base), damage))
+
+
+@pytest.mark.parametrize("ends", ["saved", "stopped"])
+def test_an_ended_tunes_lora_needs_no_collector_to_go(
+    ends: str, bench: Bench, shapes: list[PictureFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Adapter]] = []
+    monkeypatch.setattr("trainer.engine.tune.Adapter", lambda *given: noted(Adapter(*given), made))
+    stop = Stop("tune_1", 1, snapshot=True)
+    bench.answer = lambda told: stop if ends == "stopped" and isinstance(told, Stepped) else None
+
+    gc.collect()
+    gc.disable()
+    try:
+        bench.run(bench.start(shapes, steps=2))
+        left = [adapter() for adapter in made]
+    finally:
+        gc.enable()
+
+    assert left == [None]
+
+
+def noted(adapter: Adapter, into: list[weakref.ref[Adapter]]) -> Adapter:
+    into.append(weakref.ref(adapter))
+    return adapter
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ class Orders:
 
     def __init__(self) -> None:
         self._stop: Stop | None = None
-        self._on_upload: Callable[[float], None] = lambda seconds: None
+        self._on_upload: Callable[[float], None] = _unheard
 
     @property
     def wants_snapshot(self) -> bool:
@@ -35,7 +35,17 @@ class Orders:
         """From now on `act` is called, in the pipe's thread, with the seconds that each snapshot's upload took."""
         self._on_upload = act
 
+    def off_upload(self) -> None:
+        """From now on nobody is told. What was told before would else keep alive whom it told, and he keeps us: a whole
+        LoRA on the GPU, until the collector of cycles comes round, which no want of GPU memory calls.
+        """
+        self._on_upload = _unheard
+
     def heed(self) -> None:
         """Raises Interrupted if the tune was told to stop."""
         if self._stop is not None:
             raise Interrupted
+
+
+def _unheard(seconds: float) -> None:
+    pass

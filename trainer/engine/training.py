@@ -70,6 +70,7 @@ class Training:
             raise
         finally:
             keeper.settle()
+            orders.off_upload()
 
     def _train(self, progress: Progress, keeper: Keeper, orders: Orders) -> None:
         given = self._base, self._course, self._diffusion, self._adapter, self._recipe, self._pace, self.step
