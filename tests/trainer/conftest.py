@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.tiny import Bench, draw, make_base
+from tests.trainer.tiny import DEVICE, Bench, draw, make_base
 from trainer.engine import hardware, pictures
 from trainer.engine.cache import Cache
 from trainer.engine.decoder import Decoder
@@ -22,6 +22,7 @@ from trainer.pipe import CheckpointSource, PictureFile
 def one_thread() -> None:
     """Bytes depend on the number of threads, and several on shared cores are slower than one."""
     torch.set_num_threads(1)
+    hardware.whole_floats()
     pictures.prepare()
 
 
@@ -34,15 +35,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def loaded(tiny_base: Path) -> StableDiffusion15:
     """The same, loaded. Whoever puts a LoRA on it takes it off."""
-    return StableDiffusion15.load(CheckpointSource("folder", str(tiny_base), "tiny"), torch.device("cpu"), "fp32")
+    return StableDiffusion15.load(CheckpointSource("folder", str(tiny_base), "tiny"), DEVICE, "fp32")
 
 
 @pytest.fixture
 def shop() -> Iterator[Workshop]:
     """An engine without its process."""
-    device = torch.device("cpu")
     with Decoder() as decoder:
-        yield Workshop(device, torch.get_num_threads(), Residence(device), Cache(1 << 28), decoder)
+        yield Workshop(DEVICE, torch.get_num_threads(), Residence(DEVICE), Cache(1 << 28), decoder)
 
 
 @pytest.fixture

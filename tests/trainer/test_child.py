@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.servers.processes import memory_bytes
+from tests.trainer.tiny import DEVICE
 from trainer import pipe
 from trainer.pipe import (
     Broke,
@@ -37,7 +38,7 @@ from trainer.pipe import (
 )
 
 M = TypeVar("M")
-COMMAND = [sys.executable, "-m", "trainer.engine", "--device", "cpu", "--threads", "1"]
+COMMAND = [sys.executable, "-m", "trainer.engine", "--device", DEVICE.type, "--threads", "1"]
 
 
 class Child:
@@ -123,6 +124,7 @@ def test_the_next_tune_finds_the_base_loaded(child: Child, start: Start, tmp_pat
     assert child.of(Resident) == []
 
 
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on a GPU that is what torch has reserved of it")
 def test_the_memory_of_the_whole_process_is_told_with_steps_and_at_the_end(child: Child, start: Start) -> None:
     child.heard.clear()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from tests.trainer.tiny import DEVICE
 from trainer.engine import hardware, objective
 from trainer.engine.buckets import Crop
 from trainer.engine.defaults import Value, filled
@@ -23,6 +24,15 @@ from trainer.engine.recipe import VERSION, Recipe
 from trainer.engine.tune import worn
 
 STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def deterministic() -> Iterator[None]:
+    """As a CPU is from the start."""
+    hardware.set_deterministic(True)
+    with hardware.attention(True, DEVICE):
+        yield
+    hardware.set_deterministic(False)
 
 
 @dataclass
@@ -45,9 +55,9 @@ class Run:
         draw = torch.Generator().manual_seed(5)
         crops = [Crop(64, 64, 64, 64, 0, 0, *size) for size in [(64, 64), (48, 80), (64, 64), (48, 80), (64, 64)]]
         shapes = [(4, crop.height // 4, crop.width // 4) for crop in crops]
-        latents = [Latents(*torch.randn(2, *shape, generator=draw)) for shape in shapes]
+        latents = [Latents(*torch.randn(2, *shape, generator=draw).to(self.base.device)) for shape in shapes]
         mirrored = [Latents(x.mean.flip(-1), x.deviation.flip(-1)) for x in latents]
-        texts = [{"states": torch.randn(77, 24, generator=draw)} for _ in range(6)]
+        texts = [{"states": torch.randn(77, 24, generator=draw).to(self.base.device)} for _ in range(6)]
         return Encodings(latents, mirrored, texts[:5], texts[5], crops)
 
 
@@ -125,9 +135,10 @@ def distance(of: Run, adapter: Adapter) -> float:
     """Mean square between the base's answers with and without the LoRA."""
     seen = of.seen()
     x_t, text = seen.latents[0].mean.unsqueeze(0), {"states": seen.texts[0]["states"].unsqueeze(0)}
-    with_lora = of.base.predict(x_t, torch.tensor([900]), text, [])
+    t = torch.tensor([900], device=x_t.device)
+    with_lora = of.base.predict(x_t, t, text, [])
     with adapter.off():
-        without = of.base.predict(x_t, torch.tensor([900]), text, [])
+        without = of.base.predict(x_t, t, text, [])
     return float((with_lora - without).square().mean())
 
 

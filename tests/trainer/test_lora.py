@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.trainer.tiny import Bench
+from tests.trainer.tiny import DEVICE, Bench
 from trainer.engine import hardware, kohya
 from trainer.engine.defaults import Value, filled
 from trainer.engine.families.sd15 import StableDiffusion15
@@ -56,6 +56,12 @@ def recipe(**given: Value) -> Recipe:
     )
 
 
+def asked() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """x_t, t and text of one prediction."""
+    states = torch.randn(1, 77, 24, device=DEVICE)
+    return torch.randn(1, 4, 16, 16, device=DEVICE), torch.tensor([5], device=DEVICE), {"states": states}
+
+
 @pytest.fixture
 def adapter(loaded: StableDiffusion15) -> Iterator[Adapter]:
     with worn(loaded, recipe(alpha=2.0)) as adapter:
@@ -63,7 +69,7 @@ def adapter(loaded: StableDiffusion15) -> Iterator[Adapter]:
 
 
 def test_a_new_lora_changes_nothing_and_then_learns(loaded: StableDiffusion15) -> None:
-    x_t, t, text = torch.randn(1, 4, 16, 16), torch.tensor([5]), {"states": torch.randn(1, 77, 24)}
+    x_t, t, text = asked()
     before = loaded.predict(x_t, t, text, [])
 
     with worn(loaded, recipe()) as adapter:
@@ -78,8 +84,8 @@ def test_a_new_lora_changes_nothing_and_then_learns(loaded: StableDiffusion15) -
 
 
 def test_parameters_and_gradients_are_views_of_the_flat_tensors(adapter: Adapter, loaded: StableDiffusion15) -> None:
-    text = {"states": torch.randn(1, 77, 24)}
-    predicted = loaded.predict(torch.randn(1, 4, 16, 16), torch.tensor([5]), text, [])
+    x_t, t, text = asked()
+    predicted = loaded.predict(x_t, t, text, [])
     predicted.square().mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     gradient = adapter.flat.grad
@@ -153,7 +159,7 @@ def test_a_step_thrown_away_changes_neither_weights_nor_optimizer(loaded: Stable
 
 
 def test_the_file_agrees_with_peft_on_every_tensor(adapter: Adapter, loaded: StableDiffusion15, tmp_path: Path) -> None:
-    adapter.flat.data.normal_(generator=torch.Generator().manual_seed(1))
+    adapter.flat.data.copy_(torch.randn(adapter.flat.shape, generator=torch.Generator().manual_seed(1)))
     path = tmp_path / "lora.safetensors"
 
     sha256, size = kohya.write(path, kohya.layout({f"unet.{n}": t for n, t in adapter.state().items()}, 2.0), {})
@@ -165,7 +171,7 @@ def test_the_file_agrees_with_peft_on_every_tensor(adapter: Adapter, loaded: Sta
     for name, tensor in theirs.items():
         module, part, _ = name.rsplit(".", 2)
         flat = f"lora_unet_{module.replace('.', '_')}"
-        expected[f"{flat}.{downs[part]}.weight"] = tensor.half()
+        expected[f"{flat}.{downs[part]}.weight"] = tensor.half().cpu()
         expected[f"{flat}.alpha"] = torch.tensor(2.0).half()
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], expected[name]) for name in ours)

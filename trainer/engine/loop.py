@@ -4,7 +4,7 @@ any one, and begin at any one that it has the state of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.engine.families.base import Family
+from trainer.engine.graphs import Pass, Recorder
 from trainer.engine.lessons import Lesson, Lessons
 from trainer.engine.lora import Adapter
 from trainer.engine.objective import Diffusion, Predict, drifts, losses
@@ -67,36 +68,49 @@ def train(
     base: Family, course: Course, diffusion: Diffusion, adapter: Adapter, recipe: Recipe, pace: Pace, first: int = 0
 ) -> Iterator[Step]:
     """Steps first + 1 to recipe.steps. Given the state after step `first`, they are those of an undisturbed run."""
-    peak, shape = recipe.number("learning_rate"), recipe.word("schedule")
-    warmup, dropout = recipe.number("warmup_ratio"), recipe.number("lora_dropout")
-    weight = recipe.number("prior_preservation_weight")
-    # Half-precision weights meet the LoRA's fp32 ones.
-    mixed = torch.autocast(base.device.type, torch.bfloat16) if recipe.word("precision") == "bf16" else nullcontext()
+    peak, shape, warmup = recipe.number("learning_rate"), recipe.word("schedule"), recipe.number("warmup_ratio")
+    learn, hold = _passes(base, diffusion, adapter, recipe)
+    # Dropout seeds its masks anew for each lesson, and checkpointing looks at the generators: neither can be recorded.
+    if base.device.type == "cuda" and not (recipe.number("lora_dropout") or pace.checkpointing or base.heeds_crops):
+        recorder = Recorder()
+        learn, hold = recorder.played_back(learn), recorder.played_back(hold)
     for step in range(first, recipe.steps):
         adapter.zero_gradients()
         loss = torch.zeros((), device=base.device)
         for lesson in course.lessons.at(step, pace.batch_size):
-            if dropout > 0:
-                torch.manual_seed(lesson.masks)
-            with mixed:
-                each = losses(_answer(base, lesson), diffusion, lesson.x_0, lesson.t, lesson.ε)
-            part = each.sum() / recipe.batch
-            part.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            loss += part.detach()
+            loss += learn(lesson)
         for lesson in course.prior.at(step, pace.batch_size) if course.prior else ():
-            if dropout > 0:
-                torch.manual_seed(lesson.masks)
-            with mixed:
-                predict = _answer(base, lesson)
-                teacher = partial(_without, adapter, predict)
-                each = drifts(predict, teacher, diffusion, lesson.x_0, lesson.t, lesson.ε)
-            (weight * each.sum() / recipe.batch).backward()  # type: ignore[no-untyped-call]
+            hold(lesson)
         rate = learning_rate(step, recipe.steps, peak, shape, warmup)
         yield Step(step + 1, loss, adapter.update(rate), rate)
 
 
-def _answer(base: Family, lesson: Lesson) -> Predict:
-    return partial(base.predict, text=lesson.text, crops=lesson.crops)
+def _passes(base: Family, diffusion: Diffusion, adapter: Adapter, recipe: Recipe) -> tuple[Pass, Pass]:
+    """Of the tune's own lessons, and of the prior ones."""
+    dropout, weight = recipe.number("lora_dropout"), recipe.number("prior_preservation_weight")
+    # Half-precision weights meet the LoRA's fp32 ones.
+    mixed = torch.autocast(base.device.type, torch.bfloat16) if recipe.word("precision") == "bf16" else nullcontext()
+
+    def taken_back(lesson: Lesson, scale: float, measure: Callable[[Predict], Tensor]) -> Tensor:
+        if dropout > 0:
+            torch.manual_seed(lesson.masks)
+        with mixed:
+            each = measure(partial(base.predict, text=lesson.text, crops=lesson.crops))
+        loss = scale * each.sum() / recipe.batch
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return loss.detach()
+
+    def learn(lesson: Lesson) -> Tensor:
+        return taken_back(lesson, 1.0, lambda predict: losses(predict, diffusion, lesson.x_0, lesson.t, lesson.ε))
+
+    def hold(lesson: Lesson) -> Tensor:
+        def measure(predict: Predict) -> Tensor:
+            teacher = partial(_without, adapter, predict)
+            return drifts(predict, teacher, diffusion, lesson.x_0, lesson.t, lesson.ε)
+
+        return taken_back(lesson, weight, measure)
+
+    return learn, hold
 
 
 def _without(adapter: Adapter, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:

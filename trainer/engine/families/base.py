@@ -52,6 +52,8 @@ class Family(ABC):
     """As modelspec names it."""
     base_version: ClassVar[str]
     """As kohya names it."""
+    heeds_crops: ClassVar[bool] = False
+    """Whether `predict` looks at the crops: then a pass cannot be recorded, for it is another one for each picture."""
 
     device: torch.device
     precision: str
