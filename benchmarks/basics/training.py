@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.basics.spread import spread
 from tests.servers.photographs import photographs
-from tests.servers.service import Client, Service
+from tests.servers.service import DEVICE, Client, Service
 
 WARM_UP = 20  # steps left out at the beginning: allocators and caches settle
 
@@ -71,6 +71,8 @@ def _bare(pictures: list[Path], batch: int, steps: int) -> float:
         str(steps),
         "--threads",
         "1",
+        "--device",
+        DEVICE,
     ]
     output = subprocess.run([*command, *map(str, pictures)], check=True, capture_output=True, text=True).stdout
     speed: float = json.loads(output)["steps_per_second"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ import httpx
 
 from tests.servers.daemon import Daemon
 
+DEVICE = os.environ.get("TUNESMITH_DEVICE", "cpu")  # where its engines compute
+
 
 class Service(Daemon):
-    """One `tunesmith up` on the CPU, on free ports.
+    """One `tunesmith up`, on free ports.
 
     Args:
         folder: Its --data is "data" below.
@@ -24,7 +27,7 @@ class Service(Daemon):
 
     def __init__(self, folder: Path, *, trainers: int = 1, environment: Mapping[str, str] | None = None) -> None:
         free = "127.0.0.1:0"
-        arguments = ["--data", str(folder / "data"), "--trainers", str(trainers), "--device", "cpu"]
+        arguments = ["--data", str(folder / "data"), "--trainers", str(trainers), "--device", DEVICE]
         arguments += ["--http", free, "--grpc", free, "--metrics", free, "--ready-file", str(folder / "ready.json")]
         super().__init__(folder, ["-m", "gateway.cli", "up", *arguments], environment or {})
         self.folder = folder
