@@ -24,7 +24,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[^/?#%:\x00-\x1f\x7f]{1,128}:[^/?#%:\x00-\x1f\x7f]{1,128}$")
+    name: str = Field(pattern=r"^[^/?#%:\x00-\x1f\x7f-\x9f]{1,128}:[^/?#%:\x00-\x1f\x7f-\x9f]{1,128}$")
     engine: str = Field(pattern=r"^[a-z]+/\S+$")
     builtin: str | None = None
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")

@@ -49,6 +49,10 @@ def test_operators_entry_takes_the_place_of_a_shipped_one(tmp_path: Path) -> Non
         ('[[checkpoint]]\nname = "a:b"\nengine = "image/e"\nhugging_face = "o/r"\n', "wanted commit"),
         ('[[checkpoint]]\nname = "a:b"\nengine = "image/e"\nhugging_face = "o/r"\ncommit = "main"\n', "commit: String"),
         ('[[checkpoint]]\nname = "a:b"\nengine = "image/e"\nbuiltin = "b"\nsha256 = "f00"\n', "sha256: String"),
+        (
+            f'[[checkpoint]]\nname = "a:\\u0085"\nengine = "image/e"\nbuiltin = "b"\nsha256 = "{"0" * 64}"\n',
+            "name: String",
+        ),
         ('[[checkpoint]]\nname = "a:b"\nengine = "image/e"\nbuiltin = "b"\ncolour = "red"\n', "colour: Extra inputs"),
     ],
 )

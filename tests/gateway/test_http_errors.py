@@ -258,6 +258,14 @@ async def test_every_violation_is_told_at_once_rules_and_types_together(door: Fr
     assert not door.tunes.asked
 
 
+@pytest.mark.parametrize("name", ["owner:name", "a\x85b"])
+async def test_a_name_that_could_not_be_looked_up_is_told_at_its_place(door: Front, name: str) -> None:
+    answer = await door.http.post("/v1/tune", json=tune_request() | {"name": name})
+
+    assert faults(answer) == {("body", "name"): "string_pattern_mismatch"}
+    assert not door.tunes.asked
+
+
 async def test_an_empty_body_is_missing_its_fields(door: Front) -> None:
     answer = await door.http.post("/v1/tune")
 

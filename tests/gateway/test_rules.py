@@ -6,6 +6,8 @@ import protovalidate
 import pytest
 
 from gateway import rules
+from tunesmith.v1.asset_pb2 import ASSET_TYPE_FILE
+from tunesmith.v1.asset_service_pb2 import CreateAssetRequest
 from tunesmith.v1.tune_service_pb2 import CreateTuneRequest, ListTunesRequest
 
 
@@ -43,6 +45,17 @@ def test_every_rule_broken_is_told_with_its_path() -> None:
         'metadata["k\\"[0]."]': "STRING_MAX_LEN",
         "priority": "INT32_GTE_LTE",
     }
+
+
+@pytest.mark.parametrize("character", ["/", "?", "#", "%", ":", "\x1f", "\x7f", "\x80", "\x85", "\x9f"])
+def test_a_name_holds_nothing_that_ends_it_or_is_not_seen(character: str) -> None:
+    tune, asset = request_with(files=1), CreateAssetRequest(asset_type=ASSET_TYPE_FILE)
+    asset.data.file.SetInParent()
+    tune.name = asset.name = f"a{character}b"
+
+    assert broken(tune) == broken(asset) == {"name": "STRING_PATTERN"}
+    tune.name = asset.name = "a\xa0b é 名 🦊"
+    assert broken(tune) == broken(asset) == {}
 
 
 def test_a_list_far_too_long_is_told_without_a_look_into_it() -> None:
