@@ -57,7 +57,8 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
         self, request: asset_service_pb2.CompleteUploadRequest, context: Context
     ) -> asset_service_pb2.CompleteUploadResponse:
         """Has the bytes judged."""
-        await self._uploads.complete(caller().tenant_id, request.id, skip_validation=request.skip_validation)
+        skips = request.skip_validation if request.HasField("skip_validation") else None
+        await self._uploads.complete(caller().tenant_id, request.id, skip_validation=skips)
         return asset_service_pb2.CompleteUploadResponse()
 
     async def GetAsset(  # noqa: N802

@@ -69,17 +69,20 @@ class Uploads:
         # One lock an asset that is being completed here; another gateway's attempt meets ours in the store.
         # A lock is there for as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._under_way: dict[tuple[str, str, bool], asyncio.Task[Asset]] = {}  # by what was asked
+        self._under_way: dict[tuple[str, str, bool | None], asyncio.Task[Asset]] = {}  # by what was asked
 
     def most_bytes(self, asset_type: str) -> int:
         """The size that an asset of the type may have."""
         return self._max_bytes.get(asset_type, self._max_weights_bytes)
 
-    async def complete(self, tenant_id: str, asset_id: str, *, skip_validation: bool = False) -> Asset:
+    async def complete(self, tenant_id: str, asset_id: str, *, skip_validation: bool | None = None) -> Asset:
         """Judges what was uploaded. An asset that was judged before comes back as it is.
 
         Goes on where its caller has left: to move and hash gigabytes takes longer than many callers wait. Who asks the
         same again joins it.
+
+        Args:
+            skip_validation: Weights are taken as they are. None: as the asset was made.
 
         Raises:
             NotFound: The tenant has no such asset.
@@ -98,13 +101,13 @@ class Uploads:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _completed(self, asked: tuple[str, str, bool], task: asyncio.Task[Asset]) -> None:
+    def _completed(self, asked: tuple[str, str, bool | None], task: asyncio.Task[Asset]) -> None:
         del self._under_way[asked]
         if not task.cancelled() and (exc := task.exception()) is not None:  # who has left does not hear of it
             asset_id = asked[1][:128]  # the caller's own words, and no longer than a name
             log.info(f"An upload was not completed: {str(exc)[:200]}", action="upload_not_completed", asset_id=asset_id)
 
-    async def _complete(self, tenant_id: str, asset_id: str, skip_validation: bool) -> Asset:
+    async def _complete(self, tenant_id: str, asset_id: str, skip_validation: bool | None) -> Asset:
         async with self._locks.setdefault(asset_id, asyncio.Lock()):
             row = await self._find(tenant_id, asset_id)
             turns = self._picture_turns if row.asset_type == "file" else self._weights_turns
@@ -114,7 +117,9 @@ class Uploads:
                     if row.status in JUDGED:
                         return row
                     try:
-                        return await self._judge(row, skip_validation)
+                        return await self._judge(
+                            row, row.skip_validation if skip_validation is None else skip_validation
+                        )
                     except ObjectMissing:  # another gateway judges it too, and was faster: its verdict stands
                         if last:
                             raise

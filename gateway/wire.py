@@ -209,6 +209,7 @@ def new_asset(request: asset_service_pb2.CreateAssetRequest, *, tenant_id: str) 
         description=request.description,
         data=data,
         is_public=request.is_public,
+        skip_validation=request.skip_validation,
         source=None,
         hf_repo=request.hf_repo or None,
         url=shown(request.url) if request.url else None,

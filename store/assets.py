@@ -38,6 +38,8 @@ class NewAsset:
     """
     is_public: bool = False
     """Every tenant may use it."""
+    skip_validation: bool = False
+    """Its upload is taken unjudged, unless its completion says otherwise. Pictures are always judged."""
     source: dict[str, Any] | None = None
     """{"builtin": name} or {"hugging_face": repository, "commit": hash}: nothing is to be uploaded and it is ready at
     once. None: an upload.
@@ -93,6 +95,7 @@ async def insert_new(transaction: Transaction, new: NewAsset) -> Asset:
         "description": new.description,
         "status": status,
         "is_public": new.is_public,
+        "skip_validation": new.skip_validation,
         "source": new.source,
         "hf_repo": new.hf_repo,
         "url": new.url,

@@ -227,6 +227,8 @@ class Asset(SQLModel, table=True):
     """
     is_public: bool = False
     """Every tenant may use it."""
+    skip_validation: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """Whoever made it wants its upload taken unjudged, unless its completion says otherwise."""
     source: dict[str, Any] | None = _json("source")
     """{"builtin": name} or {"hugging_face": repository, "commit": hash}; null: the object."""
     file_structure: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from gateway.metrics import Metrics
 from gateway.uploads import Uploads
 from store.errors import NotFound
+from store.tables import Asset
 
 
 def some_uploads() -> Uploads:
@@ -56,7 +56,7 @@ async def test_large_weights_of_one_tenant_make_neither_pictures_nor_other_tenan
     go_on = asyncio.Event()
 
     async def find(_: object, tenant_id: str, id: str) -> Any:
-        return SimpleNamespace(id=id, tenant_id=tenant_id, asset_type=id.split("-")[0], status="ready_to_upload")
+        return Asset(id=id, name=id, tenant_id=tenant_id, asset_type=id.split("-")[0], status="ready_to_upload")
 
     async def judge(_: Uploads, row: Any, *__: object) -> Any:
         begun.put_nowait((row.tenant_id, row.id))
@@ -92,7 +92,7 @@ async def test_who_waits_for_its_turn_sees_what_another_gateway_made_of_the_asse
 
     async def find(_: object, tenant_id: str, id: str) -> Any:
         asked.release()
-        return SimpleNamespace(id=id, tenant_id=tenant_id, asset_type="checkpoint", status=status)
+        return Asset(id=id, name=id, tenant_id=tenant_id, asset_type="checkpoint", status=status)
 
     async def judge(_: Uploads, row: Any, *__: object) -> Any:
         await go_on.wait()

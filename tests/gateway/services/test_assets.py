@@ -300,15 +300,25 @@ async def test_weights_that_were_said_to_be_a_pickle_and_are_none_are_taken(tena
     )
 
 
-async def test_skipped_validation_takes_weights_as_they_are(tenant: Any, service: Any) -> None:
-    created = await tenant.assets.CreateAsset(checkpoint_request())
+@pytest.mark.parametrize(
+    ("made", "completed", "skipped"),
+    [
+        ({}, {"skip_validation": True}, True),
+        ({"skip_validation": True}, {}, True),
+        ({"skip_validation": True}, {"skip_validation": False}, False),
+        ({"skip_validation": False}, {}, False),
+    ],
+)
+async def test_skipped_validation_takes_weights_as_they_are_and_the_later_word_counts(
+    tenant: Any, service: Any, made: dict[str, Any], completed: dict[str, Any], skipped: bool
+) -> None:
+    created = await tenant.assets.CreateAsset(checkpoint_request(**made))
     await service.put(created.asset.id, b"whatever")
 
-    await tenant.assets.CompleteUpload(
-        asset_service_pb2.CompleteUploadRequest(id=created.asset.id, skip_validation=True)
-    )
+    await tenant.assets.CompleteUpload(asset_service_pb2.CompleteUploadRequest(id=created.asset.id, **completed))
 
-    assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == asset_pb2.ASSET_STATUS_READY
+    wanted = asset_pb2.ASSET_STATUS_READY if skipped else asset_pb2.ASSET_STATUS_REJECTED
+    assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == wanted
 
 
 @pytest.mark.parametrize(
