@@ -151,6 +151,15 @@ class Downloads:
         raise DownloadDamaged(f"{wanted.name} could not be fetched: {problem}")
 
     async def _fetch_once(self, partial: _Partial, wanted: Wanted, url: str, path: Path, silence: _Silence) -> None:
+        if partial.size < wanted.size_bytes:  # else an answer broke off after its last byte: nothing is left to ask for
+            await self._receive(partial, wanted, url, silence)
+        await asyncio.to_thread(partial.sync)
+        if partial.size != wanted.size_bytes or partial.sha256() != wanted.sha256:
+            raise _Mismatch(f"{partial.size} bytes with SHA-256 {partial.sha256()} came, {wanted.sha256} was wanted")
+        path.parent.mkdir(exist_ok=True)
+        partial.path.replace(path)
+
+    async def _receive(self, partial: _Partial, wanted: Wanted, url: str, silence: _Silence) -> None:
         # No If-Range: which bytes were wanted the hash says, better than any tag. And nothing packed on the way: then
         # the server would count other bytes than we do.
         headers = {"Accept-Encoding": "identity"}
@@ -165,11 +174,6 @@ class Downloads:
                 if partial.size + len(chunk) > wanted.size_bytes:
                     raise _Mismatch(f"it is larger than the {wanted.size_bytes} bytes that it should have")
                 await asyncio.to_thread(partial.add, chunk)
-        await asyncio.to_thread(partial.sync)
-        if partial.size != wanted.size_bytes or partial.sha256() != wanted.sha256:
-            raise _Mismatch(f"{partial.size} bytes with SHA-256 {partial.sha256()} came, {wanted.sha256} was wanted")
-        path.parent.mkdir(exist_ok=True)
-        partial.path.replace(path)
 
     def _prune(self, keep_since: float) -> None:
         files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._folder.glob("??/*")]

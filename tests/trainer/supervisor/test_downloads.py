@@ -144,10 +144,11 @@ async def test_a_server_that_comes_back_is_tried_again(
 
 
 class CutOnce(httpx.AsyncHTTPTransport):
-    """A network that loses the first connection amid the answer."""
+    """A network that loses the first connection amid the answer, once it has given so many bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: int = CHUNK + 1) -> None:
         super().__init__()
+        self._after = after
         self.asked: list[str | None] = []
         self.statuses: list[int] = []
 
@@ -157,20 +158,21 @@ class CutOnce(httpx.AsyncHTTPTransport):
         self.statuses.append(response.status_code)
         if len(self.asked) == 1:
             assert isinstance(response.stream, httpx.AsyncByteStream)
-            response.stream = _Cut(response.stream)
+            response.stream = _Cut(response.stream, self._after)
         return response
 
 
 class _Cut(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, after: int) -> None:
         self._stream = stream
+        self._after = after
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         async for chunk in self._stream:
             size += len(chunk)
             yield chunk
-            if size > CHUNK:
+            if size >= self._after:
                 raise httpx.ReadError("the connection is lost")
 
     async def aclose(self) -> None:
@@ -219,6 +221,22 @@ async def test_a_download_that_broke_off_goes_on_where_it_was(
     assert network.asked[1] is not None
     assert int(network.asked[1].removeprefix("bytes=").removesuffix("-")) >= CHUNK
     assert not [*(tmp_path / "cache" / "incoming").iterdir()]
+
+
+async def test_a_download_that_broke_off_after_its_last_byte_is_not_asked_for_again(
+    objects: FakeObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.supervisor.downloads.Backoff.next", lambda _: 0.0)
+    content = bytes(2 * CHUNK)
+    network = CutOnce(after=len(content))
+    async with httpx.AsyncClient(transport=network) as client:
+        downloads = Downloads(client, tmp_path / "cache", limit_bytes=4_000_000)
+        downloads.startup()
+
+        path = await downloads.fetch(wanted(objects, content), no_url)
+
+    assert path.read_bytes() == content
+    assert network.statuses == [200]
 
 
 async def test_a_download_that_was_wrong_begins_anew(
