@@ -9,7 +9,7 @@ import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -165,12 +165,19 @@ class Settings(BaseSettings):
     #: Least level that is logged.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("public_url", "hub_url")
+    @field_validator("public_url")
     @classmethod
     def _whole_url(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "http://unset")
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        if url and not (_is_base(url, "http") or _is_base(url, "https")):
             raise ValueError("wanted http://HOST[:PORT] or https://HOST[:PORT]")
+        return url.rstrip("/") if url else None
+
+    @field_validator("hub_url")
+    @classmethod
+    def _encrypted_url(cls, url: str | None) -> str | None:
+        # It says which weights are fetched, and is shown tokens. On loopback nobody stands in between.
+        if url and not (_is_base(url, "https") or (_is_base(url, "http") and _is_loopback(urlsplit(url).hostname))):
+            raise ValueError("wanted https://HOST[:PORT], or http://HOST[:PORT] of a loopback address")
         return url.rstrip("/") if url else None
 
     @field_validator("objects_url")
@@ -221,6 +228,22 @@ class Settings(BaseSettings):
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError(f"{PREFIX}TLS_CLIENT_CA: wanted {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY with it")
         return self
+
+
+def _is_base(url: str, scheme: str) -> bool:
+    """Whether paths can be put after it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == scheme and bool(parts.hostname) and not (parts.query or parts.fragment)
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def read() -> Settings:

@@ -194,19 +194,9 @@ class Outbound:
 
     def _judged(self, text: str, *, https_only: bool = False) -> httpx.URL:
         """The URL in its parts, where they are allowed whatever the name resolves to."""
-        url = parsed(text)
-        if url.scheme not in ("http", "https") or (https_only and url.scheme != "https"):
-            wanted = "https" if https_only else "http or https"
-            raise OutboundRefused("URL_NOT_ALLOWED", f"its scheme is {url.scheme[:20]!r}; wanted {wanted}")
-        if url.userinfo:
-            raise OutboundRefused("URL_NOT_ALLOWED", "it holds a user or a password; wanted a URL without")
-        if port_of(url) not in (80, 443) and not 1024 <= port_of(url) <= 65535:
-            raise OutboundRefused("URL_NOT_ALLOWED", f"its port is {url.port}; wanted 80, 443, or 1024 to 65535")
+        url = askable(text, https_only=https_only)
         host = url.raw_host.decode("ascii")
-        try:
-            address = literal(host)
-        except ValueError as exc:
-            raise OutboundRefused("URL_NOT_ALLOWED", f"its host {host[:100]!r} is neither name nor address") from exc
+        address = literal(host)
         if address is not None and not self._may_reach(str(address)):
             raise OutboundRefused("ADDRESS_NOT_PUBLIC", f"its host {host} is not a public address")
         return url
@@ -270,6 +260,28 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
         raise failure
+
+
+def askable(text: str, *, https_only: bool = False) -> httpx.URL:
+    """A URL's parts, where there are settings by which they may be asked.
+
+    Raises:
+        OutboundRefused: It will never do.
+    """
+    url = parsed(text)
+    if url.scheme not in ("http", "https") or (https_only and url.scheme != "https"):
+        wanted = "https" if https_only else "http or https"
+        raise OutboundRefused("URL_NOT_ALLOWED", f"its scheme is {url.scheme[:20]!r}; wanted {wanted}")
+    if url.userinfo:
+        raise OutboundRefused("URL_NOT_ALLOWED", "it holds a user or a password; wanted a URL without")
+    if port_of(url) not in (80, 443) and not 1024 <= port_of(url) <= 65535:
+        raise OutboundRefused("URL_NOT_ALLOWED", f"its port is {url.port}; wanted 80, 443, or 1024 to 65535")
+    host = url.raw_host.decode("ascii")
+    try:
+        literal(host)
+    except ValueError as exc:
+        raise OutboundRefused("URL_NOT_ALLOWED", f"its host {host[:100]!r} is neither name nor address") from exc
+    return url
 
 
 def parsed(text: str) -> httpx.URL:

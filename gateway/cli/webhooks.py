@@ -12,8 +12,10 @@ from typing import Annotated, Literal
 
 import cyclopts
 
+from gateway import outbound
 from gateway.cli.columns import lines
 from gateway.cli.database import in_database
+from gateway.outbound import OutboundRefused
 from store.database import Database
 from store.webhooks import endpoints, messages
 from store.webhooks.endpoints import ENDS, EndpointStanding
@@ -44,8 +46,8 @@ def add(
     tenant
         The tenant's name.
     url
-        http://... or https://..., without user and password. An address that is not public must be among those that
-        the gateways' settings allow.
+        http://... or https://..., without user and password, to port 80, 443 or one above 1023. An address that is not
+        public must be among those that the gateways' settings allow.
     event_type
         What it is told of; repeat for more than one. How tunes end, if not given.
     description
@@ -53,6 +55,10 @@ def add(
     """
 
     async def make(database: Database) -> None:
+        try:
+            outbound.askable(url)
+        except OutboundRefused as exc:  # whom no gateway would ever ask
+            raise ValueError(f"the URL is {url!r}: {exc.sentence}") from exc
         endpoint, secret = await endpoints.add(database, tenant, url, event_type or ENDS, description)
         print(f"{endpoint.id} of tenant {tenant} is told of {', '.join(endpoint.event_types)}", file=sys.stderr)
         print(secret)

@@ -83,6 +83,12 @@ def test_added_endpoint_prints_its_secret_alone_and_is_listed(capsys: pytest.Cap
     assert rows(capsys, "list", "nobody") == []
 
 
+def test_private_address_is_added_for_gateways_may_allow_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tunesmith("webhook", "add", "acme", "http://10.0.0.7:8080/hook") == 0
+
+    assert rows(capsys, "list")[-1][5] == "http://10.0.0.7:8080/hook"  # before it stands the secret
+
+
 def test_log_tells_each_message_and_each_of_its_tries(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     endpoint, _ = added(capsys)
     in_gateway(sqlite_url, lambda database: tell(database, Answer(1.25, status=500)))
@@ -147,9 +153,19 @@ def test_removed_endpoint_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("add", "nobody", URL), "there is no tenant 'nobody'"),
         (
-            ("add", "acme", "mailto:a@b.example"),
-            "the URL is 'mailto:a@b.example'; http://HOST/... or https://HOST/... was wanted, without user, password or"
-            " fragment",
+            ("add", "acme", "https://receiver.example/#here"),
+            "the URL is 'https://receiver.example/#here'; http://HOST/... or https://HOST/... was wanted, without user,"
+            " password or fragment",
+        ),
+        *(
+            (("add", "acme", url), f"the URL is {url!r}: {sentence}")
+            for url, sentence in {
+                "mailto:a@b.example": "its scheme is 'mailto'; wanted http or https",
+                "https://u:p@receiver.example/": "it holds a user or a password; wanted a URL without",
+                "https://receiver.example:25/": "its port is 25; wanted 80, 443, or 1024 to 65535",
+                "http://127.1/": "its host '127.1' is neither name nor address",
+                "https://*.example/": "its host is missing, or none; wanted https://HOST/PATH",
+            }.items()
         ),
         (("remove", "hook_9"), "there is no webhook endpoint 'hook_9'"),
         (("rotate", "hook_9"), "there is no webhook endpoint 'hook_9'"),

@@ -65,6 +65,16 @@ def test_weights_are_no_larger_than_s3_takes_in_parts(monkeypatch: pytest.Monkey
     assert (in_folder, config.read().max_weights_bytes) == (83886080001, 83886080000)
 
 
+@pytest.mark.parametrize(
+    "url", ["https://hub.example/mirror", "http://127.0.0.2:8080", "http://[::1]", "http://localhost"]
+)
+def test_hub_is_asked_over_tls_or_on_this_host(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_FETCH", "on")
+    monkeypatch.setenv("TUNESMITH_HUB_URL", url + "/")
+
+    assert config.read().hub_url == url
+
+
 def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_PUBLIC_URL", "")
     monkeypatch.setenv("TUNESMITH_HTTP", "")
@@ -79,6 +89,14 @@ def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("HTTP", "8080", "wanted HOST:PORT"),
         ("GRPC", "localhost:99999", "wanted HOST:PORT"),
         ("PUBLIC_URL", "tunes.example", "wanted http"),
+        ("PUBLIC_URL", "http://[", "wanted http"),
+        (
+            "HUB_URL",
+            "http://hub.example",
+            "wanted https://HOST[:PORT], or http://HOST[:PORT] of a loopback address",
+        ),
+        ("HUB_URL", "http://127.0.0.1.hub.example", "wanted https"),
+        ("HUB_URL", "hub.example", "wanted https"),
         ("LOG_LEVEL", "loud", "'debug', 'info'"),
         ("REQUESTS_PER_SECOND", "0", "greater than 0"),
         ("TRUSTED_PROXIES", "10.0.0.1,proxy", "'proxy': wanted addresses or networks"),
