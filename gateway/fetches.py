@@ -21,7 +21,7 @@ import structlog
 
 from gateway.hub import Folder, Hub, Unfetchable, bearer
 from gateway.metrics import Metrics
-from gateway.outbound import Outbound, OutboundFailed, OutboundRefused
+from gateway.outbound import Outbound, OutboundFailed, OutboundNowhere, OutboundRefused
 from gateway.uploads import Uploads, incoming_key
 from store import assets, fetches
 from store.assets import NewAsset
@@ -40,6 +40,7 @@ RENEW = 5.0  # seconds between two renewals, and until a deleted asset's fetch e
 SPEAK = 15.0  # seconds between two words for the tokens that are here; after 60 without one they pass for lost
 POLL = 5.0  # seconds between two looks for what other gateways were told, or left behind
 TRIES = 5  # begun so often, then given up
+NOWHERE_TRIES = 3  # likewise where the name has no address: most often it is mistyped
 BACKOFF = (2.0, 10.0, 30.0, 60.0)  # seconds after the first try that failed, the second, ...
 PICTURE_SECONDS = 120.0  # for one try
 WEIGHTS_SECONDS = 3600.0  # likewise; 32 GiB in an hour are 75 Mbit/s
@@ -55,8 +56,8 @@ class End:
     """A stable word where the bytes cannot be had."""
     sentence: str = ""
     """The same for people."""
-    may_pass: bool = False
-    """Another try may have more luck."""
+    tries: int = 1
+    """So many in all may be made, for another one may have more luck."""
     source: dict[str, Any] = field(default_factory=dict)
     """Where trainers fetch them by themselves."""
     data: dict[str, Any] = field(default_factory=dict)
@@ -219,22 +220,22 @@ class Fetches:
         except (OutboundRefused, Unfetchable) as exc:
             return End(exc.reason, exc.sentence)
         except OutboundFailed as exc:
-            return End(exc.reason, exc.sentence, may_pass=True)
+            return End(exc.reason, exc.sentence, NOWHERE_TRIES if isinstance(exc, OutboundNowhere) else TRIES)
         except (NotFound, StateForbids):  # deleted, or ended otherwise, meanwhile
             return GONE
         except Exception as exc:  # a store is away, say; not the error's own words, which may hold a URL
             what = type(exc).__name__
             log.warning(f"A fetch failed by {what}", action="fetch_failed", asset_id=fetch.asset_id, error=what)
-            return End("FETCH_FAULT", "the bytes could not be stored, by a fault of ours", may_pass=True)
+            return End("FETCH_FAULT", "the bytes could not be stored, by a fault of ours", TRIES)
 
     async def _conclude(self, fetch: Fetch, end: End) -> None:
         """Records how the try ended. Where that fails, the lease ends, and some gateway tries once more."""
         try:
-            if end.may_pass and fetch.tries < TRIES:
+            if fetch.tries < end.tries:
                 await self._again(fetch, end)
                 return
             if end.reason:
-                sentence = f"{end.sentence} ({fetch.tries} tries)" if end.may_pass else end.sentence
+                sentence = f"{end.sentence} ({fetch.tries} tries)" if end.tries > 1 else end.sentence
                 hold = await fetches.fail(self._database, fetch, end.reason, sentence)
                 what, action = f"A fetch is given up: {sentence}", "fetch_given_up"
             elif end.source:

@@ -13,13 +13,15 @@ switched off elsewhere, it has not: redirects, proxies and credentials from the 
 Of httpx it takes the URL parser: its parts, not the text, are both what is judged and what is sent.
 
 What a caller is told does not depend on what there is within the network: a name that does not exist, one that leads to
-a private address, and a public address where nobody listens are all UNREACHABLE. The operator's log tells them apart.
+a private address, and a public address where nobody listens are all UNREACHABLE; and the first two, which will hardly
+pass, are given up alike soon (OutboundNowhere). The operator's log tells them apart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -46,6 +48,9 @@ MOVED = (301, 302, 303, 307, 308)
 #: Answers that may be another one later.
 PASSING = (408, 425, 429)
 
+#: What a resolver says of a name that does not exist or has no address; of its own faults it says EAI_AGAIN.
+NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
+
 #: The addresses of a host, as text. Raises OSError where it has none.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -71,6 +76,12 @@ class OutboundRefused(OutboundError, ValueError):
 
 class OutboundFailed(OutboundError):
     """It may do another time: UNREACHABLE, TLS_FAILED, TIMED_OUT, BROKEN_OFF or STATUS_NOT_OK."""
+
+
+class OutboundNowhere(OutboundFailed):
+    """It will hardly do another time: the resolver knows no address of the host's, or one that is not to be reached.
+    UNREACHABLE.
+    """
 
 
 @dataclass(frozen=True)
@@ -223,6 +234,10 @@ class Outbound:
                 yield response
 
 
+class _Nowhere(httpcore.ConnectError):
+    """No address is there to connect to."""
+
+
 class _GuardedNetwork(httpcore.AsyncNetworkBackend):
     """Opens connections by name to addresses that it has judged itself."""
 
@@ -244,15 +259,16 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
             async with asyncio.timeout(timeout):
                 addresses = [host] if literal(host) else await self._resolve(host, port)
         except (OSError, UnicodeError, TimeoutError) as exc:
-            raise httpcore.ConnectError("it has no address") from exc
+            lasts = isinstance(exc, UnicodeError) or getattr(exc, "errno", None) in NO_SUCH_NAME
+            raise (_Nowhere if lasts else httpcore.ConnectError)("it has no address") from exc
         if hidden := [address for address in addresses if not self._may_reach(address)]:
             log.warning(
                 f"{host} leads to {hidden[0]}, which is not public: it is not asked",
                 action="outbound_refused",
                 host=host,
             )
-            raise httpcore.ConnectError("it leads to an address that is not public")
-        failure: Exception = httpcore.ConnectError("it has no address")
+            raise _Nowhere("it leads to an address that is not public")
+        failure: Exception = _Nowhere("it has no address")
         for address in addresses[:ADDRESSES]:
             try:
                 # An address, never a name: nothing is resolved a second time.
@@ -374,7 +390,8 @@ def _told(url: httpx.URL) -> Iterator[None]:
     except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
         if any(isinstance(cause, ssl.SSLError) for cause in exc.args):
             raise OutboundFailed("TLS_FAILED", f"{url.host} shows no certificate that is valid for it") from exc
-        raise OutboundFailed("UNREACHABLE", f"{url.host} cannot be reached at a public address") from exc
+        failed = OutboundNowhere if isinstance(exc, _Nowhere) else OutboundFailed
+        raise failed("UNREACHABLE", f"{url.host} cannot be reached at a public address") from exc
     except httpcore.TimeoutException as exc:
         raise OutboundFailed("TIMED_OUT", f"{url.host} was silent for {IDLE:g} s") from exc
     except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError) as exc:

@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway import outbound
-from gateway.outbound import Outbound, OutboundError, OutboundFailed, OutboundRefused
+from gateway.outbound import Outbound, OutboundError, OutboundFailed, OutboundNowhere, OutboundRefused
 from tests.servers.site import Site, secure
 from tests.servers.uvicorn import served
 
@@ -238,7 +238,7 @@ async def test_name_is_not_reached_where_any_of_its_addresses_is_private(
         with capture_logs() as lines:
             told = await refused(got(outbound, f"http://shop.example:{port}/secret?token=1"))
 
-    assert (type(told), told.reason, made.asked) == (OutboundFailed, "UNREACHABLE", [])
+    assert (type(told), told.reason, made.asked) == (OutboundNowhere, "UNREACHABLE", [])
     assert [line["action"] for line in lines] == ["outbound_refused"]
     assert "token" not in str(lines)
 
@@ -318,7 +318,7 @@ async def test_name_is_resolved_once_and_what_was_checked_is_reached(
 
 async def test_missing_name_private_address_and_closed_port_are_told_alike() -> None:
     async def missing(host: str, port: int) -> Sequence[str]:
-        raise OSError("no such name")
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     async with raw(says()) as base:
         port = base.rstrip("/").rpartition(":")[2]
@@ -329,9 +329,33 @@ async def test_missing_name_private_address_and_closed_port_are_told_alike() -> 
         async with client(resolve=resolve, allow=allow) as outbound:
             told.append(await refused(got(outbound, url)))
 
-    assert {(type(one), one.reason, one.sentence) for one in told} == {
-        (OutboundFailed, "UNREACHABLE", "shop.example cannot be reached at a public address")
+    assert {(one.reason, one.sentence) for one in told} == {
+        ("UNREACHABLE", "shop.example cannot be reached at a public address")
     }
+    # Whether a name exists within the network is not told by what follows either.
+    assert [type(one) for one in told] == [OutboundNowhere, OutboundNowhere, OutboundFailed]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), OutboundNowhere),
+        (socket.gaierror(socket.EAI_NODATA, "No address associated with hostname"), OutboundNowhere),
+        (UnicodeError("label empty or too long"), OutboundNowhere),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), OutboundFailed),
+        (socket.gaierror(socket.EAI_FAIL, "Non-recoverable failure in name resolution"), OutboundFailed),
+        (TimeoutError(), OutboundFailed),
+    ],
+    ids=str,
+)
+async def test_resolver_that_fails_is_no_name_that_does_not_exist(fault: Exception, kind: type[OutboundFailed]) -> None:
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        raise fault
+
+    async with client(resolve=resolve) as outbound:
+        told = await refused(got(outbound, "http://shop.example/"))
+
+    assert (type(told), told.reason) == (kind, "UNREACHABLE")
 
 
 async def test_next_address_is_tried_where_the_first_does_not_answer(site: tuple[Site, str]) -> None:

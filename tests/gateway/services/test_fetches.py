@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -246,6 +247,26 @@ async def test_fetch_is_tried_again_and_at_last_given_up(make: Make, site: Any, 
     assert (bad.status, dict(bad.status_info)["reason"]) == (ERROR, "STATUS_NOT_OK")
     assert bad.status_details == "127.0.0.1 answered 500 (5 tries)"
     assert site.paths().count("/down") == module.TRIES
+
+
+@on_sqlite
+async def test_name_that_does_not_exist_is_given_up_sooner_than_a_resolver_that_fails(make: Make) -> None:
+    asked = []
+
+    async def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME if host == "mistyped.example" else socket.EAI_AGAIN, "no address")
+
+    caller = await (await make(resolve=resolve)).caller("owner")
+
+    mistyped = await caller.fetched(picture("https://mistyped.example/cat.png"))
+    failing = await caller.fetched(picture("https://shop.example/cat.png"))
+
+    assert [asset.status_details for asset in (mistyped, failing)] == [
+        "mistyped.example cannot be reached at a public address (3 tries)",
+        "shop.example cannot be reached at a public address (5 tries)",
+    ]
+    assert asked == ["mistyped.example"] * 3 + ["shop.example"] * 5
 
 
 async def test_renewal_undoes_no_end_of_a_try(make: Make, site: Any, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
