@@ -154,9 +154,7 @@ class Stage:
 def main() -> None:
     """Measures, and prints."""
     parser = argparse.ArgumentParser(prog="scripts/bench full_size", description=__doc__)
-    parser.add_argument(
-        "--only", nargs="+", metavar="PART", help="such as 512_pixels_batch_1, exact, snapshots, cancelled"
-    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts, in this order; all where none is named")
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     wanted = parser.parse_args()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as the engine's process does
@@ -177,20 +175,14 @@ def main() -> None:
 
 def measured(stage: Stage, times: int, only: list[str] | None) -> dict[str, Any]:
     """Each is told as it comes, for the whole takes minutes."""
-    parts = {f"{pixels}_pixels_batch_{batch}": partial(case, stage, pixels, batch, times) for pixels, batch in CASES}
-    parts |= {
-        "exact": partial(exact, stage),
-        "snapshots": partial(snapshots, stage),
-        "cancelled": partial(cancelled, stage, times),
-    }
     figures = {}
-    for name in only or parts:
-        figures[name] = parts[name]()
+    for name in only or PARTS:
+        figures[name] = PARTS[name](stage, times)
         print(f"bench: {name} {json.dumps(figures[name])}", file=sys.stderr)
     return figures
 
 
-def case(stage: Stage, pixels: int, batch: int, pairs: int) -> dict[str, Any]:
+def case(stage: Stage, pairs: int, *, pixels: int, batch: int) -> dict[str, Any]:
     """Engine and bare loop in pairs; the ratio is taken pair by pair."""
     first = stage.tune(pixels, WARM_UP + 20, batch_size=batch)  # loads the base, encodes the pictures
     steps = WARM_UP + max(STEPS[0], min(STEPS[1], round(first.speed() * SECONDS)))
@@ -216,8 +208,8 @@ def case(stage: Stage, pixels: int, batch: int, pairs: int) -> dict[str, Any]:
     }
 
 
-def exact(stage: Stage) -> dict[str, Any]:
-    """What determinism costs, and whether a tune that left and went on gives the bytes of the undisturbed."""
+def exact(stage: Stage, times: int) -> dict[str, Any]:
+    """Once: what determinism costs, and whether a tune that left and went on gives the bytes of the undisturbed."""
     steps = WARM_UP + 30
     plain, whole = (stage.tune(NATIVE, steps, deterministic=wanted) for wanted in (False, True))
     left = stage.tune(NATIVE, steps, lambda run, told: _leave(told, steps // 2), deterministic=True)
@@ -236,8 +228,8 @@ def _leave(told: ToSupervisor, after: int) -> Stop | None:
     return Stop("tune", 1, snapshot=True) if isinstance(told, Stepped) and told.steps[-1].step >= after else None
 
 
-def snapshots(stage: Stage) -> dict[str, Any]:
-    """One a second, each uploaded at once: what they cost of the speed."""
+def snapshots(stage: Stage, times: int) -> dict[str, Any]:
+    """Once: one a second, each uploaded at once: what they cost of the speed."""
     steps = WARM_UP + round(5.0 * stage.tune(NATIVE, WARM_UP + STEPS[0]).speed())
     without = stage.tune(NATIVE, steps, snapshot_every_seconds=0.0)
 
@@ -274,6 +266,15 @@ def _until_free(stage: Stage, after: float) -> float:
     run = stage.tune(NATIVE, 10_000, answer)
     assert isinstance(run.ended, Stopped)
     return time.perf_counter() - given[0]
+
+
+#: What can be measured, by name; each takes the stage, and how often to measure what is measured more than once.
+PARTS: dict[str, Callable[[Stage, int], dict[str, Any]]] = {
+    **{f"{pixels}_pixels_batch_{batch}": partial(case, pixels=pixels, batch=batch) for pixels, batch in CASES},
+    "exact": exact,
+    "snapshots": snapshots,
+    "cancelled": cancelled,
+}
 
 
 if __name__ == "__main__":
