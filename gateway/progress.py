@@ -70,8 +70,7 @@ class ProgressBuffer:
             }
             for metrics in progress.metrics
         ]
-        if len(self._metrics) > LIMIT:
-            self._metrics = self._metrics[::-1][::2][::-1]  # every other one, the newest among them
+        self._metrics = bounded(self._metrics)
         self.is_due = True
 
     def take(self) -> Chunk | None:
@@ -89,7 +88,7 @@ class ProgressBuffer:
 
     def put_back(self, chunk: Chunk) -> None:
         """It could not be stored: it stays due."""
-        self._metrics = chunk.metrics + self._metrics
+        self._metrics = bounded(chunk.metrics + self._metrics)
         self.is_due = True
 
     async def flush(self, database: Database, lease: LeaseRef) -> None:
@@ -112,6 +111,17 @@ class ProgressBuffer:
             self.put_back(chunk)
             raise
         self.note_stored(chunk)
+
+
+def bounded(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As they are where they are few enough; else at most about half as many, evenly, the newest among them."""
+    if len(metrics) <= LIMIT:
+        return metrics
+    kept, stride = metrics, 1
+    while len(kept) > LIMIT // 2:  # by powers of two: what an earlier turn has kept is not thinned by another measure
+        stride *= 2
+        kept = [each for each in kept if each["step"] % stride == 0]
+    return kept if kept and kept[-1] is metrics[-1] else [*kept, metrics[-1]]
 
 
 class Chunks:

@@ -3,8 +3,8 @@
     note_steps ──> untold ──take──> told ──stored──> forgotten
                      ^──tell_again───┘ a new stream: the gateway of the old one may have died with it
 
-While no one takes it (no stream, back-pressure) steps collect, and when there are too many every other one goes: the
-newest wins, and the curve stays whole over an hour without a gateway.
+While no one takes it (no stream, back-pressure) steps collect, and when there are too many only every second one stays,
+then every fourth: the newest wins, and the curve stays even over an hour without a gateway.
 """
 
 from __future__ import annotations
@@ -74,8 +74,11 @@ class ProgressBuffer:
 
 
 def bounded(metrics: list[pb.StepMetrics]) -> list[pb.StepMetrics]:
-    """As they are where they fit into one Progress; else half of that, evenly, the newest among them."""
+    """As they are where they fit into one Progress; else at most about half of that, evenly, the newest among them."""
     if len(metrics) <= LIMIT:
         return metrics
-    stride = -(-len(metrics) // (LIMIT // 2))
-    return metrics[::-1][::stride][::-1]
+    kept, stride = metrics, 1
+    while len(kept) > LIMIT // 2:  # by powers of two: what an earlier turn has kept is not thinned by another measure
+        stride *= 2
+        kept = [each for each in kept if each.step % stride == 0]
+    return kept if kept and kept[-1] is metrics[-1] else [*kept, metrics[-1]]

@@ -4,11 +4,13 @@ together is in tests/simulation.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from gateway import protocol
+from gateway.progress import LIMIT, ProgressBuffer
 from gateway.protocol import Accept, GatewayEnd, Record, Renew, Say, Sign, SlotFreed, Withdraw
 from gateway.status import Refusal
 from store.attempts import HeldAction, LeaseRef, Renewal
@@ -238,6 +240,24 @@ def test_a_beats_answer_says_how_far_progress_is_stored_and_nothing_of_what_is_n
     ack = pb.HeartbeatAck(seq=1, extended=[lease(ONE), lease(TWO)], stored=stored)
     assert said == [Say(pb.GatewayMessage(heartbeat_ack=ack))]
     assert away == [Say(pb.GatewayMessage(heartbeat_ack=pb.HeartbeatAck(seq=2)))]
+
+
+def test_progress_that_cannot_be_stored_grows_coarser_evenly() -> None:
+    buffer = ProgressBuffer()
+    for step in range(1, 5 * LIMIT + 2, 50):
+        metrics = [pb.StepMetrics(step=step + more) for more in range(50)]
+        buffer.note(pb.Progress(lease=lease(ONE), step=step, metrics=metrics))
+        chunk = buffer.take()
+        assert chunk is not None
+        buffer.put_back(chunk)
+
+    chunk = buffer.take()
+
+    assert chunk is not None
+    kept = [each["step"] for each in chunk.metrics]
+    assert len(kept) <= LIMIT
+    assert kept[-1] == 5 * LIMIT + 50
+    assert max(later - step for step, later in pairwise([0, *kept])) <= 16
 
 
 def test_progress_waits_until_the_database_knows_that_the_tune_runs() -> None:

@@ -1,5 +1,7 @@
 """The newest progress wins, and a step is told once."""
 
+from itertools import pairwise
+
 from trainer import pipe
 from trainer.supervisor.progress import LIMIT, ProgressBuffer
 from tunesmith.trainer.v1 import trainer_service_pb2 as pb
@@ -81,8 +83,8 @@ def test_what_no_gateway_ever_calls_stored_is_kept_only_coarsely() -> None:
     again = told(buffer.take())
 
     assert LIMIT / 4 <= len(again) <= LIMIT
-    assert again == sorted(again)
-    assert (again[0] < LIMIT / 10, again[-1]) == (True, 3 * LIMIT - 1)
+    assert again[-1] == 3 * LIMIT - 1
+    assert max(later - step for step, later in pairwise([0, *again])) <= 8
 
 
 def test_an_hour_without_a_gateway_thins_the_curve_and_keeps_the_newest() -> None:
@@ -95,6 +97,6 @@ def test_an_hour_without_a_gateway_thins_the_curve_and_keeps_the_newest() -> Non
     assert progress is not None
     told = [metrics.step for metrics in progress.metrics]
     assert len(told) <= LIMIT
-    assert told == sorted(told)
+    assert told == sorted(set(told))
     assert told[-1] == 5 * LIMIT + 1
-    assert told[0] < LIMIT
+    assert max(later - step for step, later in pairwise([0, *told])) <= 16  # every eighth would just not fit
