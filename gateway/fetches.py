@@ -37,7 +37,7 @@ A_TENANT = 4  # of these, so that slow servers of one tenant's hold up nobody el
 PENDING = 1000  # assets of one tenant that are still to be fetched
 LEASE = 30.0  # seconds after which a silent gateway's fetch is another one's
 RENEW = 5.0  # seconds between two renewals, and until a deleted asset's fetch ends
-SPEAK = 15.0  # seconds between two words for the tokens that are here; after 60 without one they pass for lost
+SPEAK = fetches.SPEAK  # seconds between two words for the tokens that are here
 POLL = 5.0  # seconds between two looks for what other gateways were told, or left behind
 TRIES = 5  # begun so often, then given up
 NOWHERE_TRIES = 3  # likewise where the name has no address: most often it is mistyped
@@ -73,6 +73,7 @@ class Fetches:
 
     Args:
         hub: Where repositories are looked for. None: hf_repo is not fetched.
+        tune_lease: Length of a tune's lease, in seconds.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class Fetches:
         outbound: Outbound,
         hub: Hub | None,
         metrics: Metrics,
+        *,
+        tune_lease: float,
     ) -> None:
         self._database = database
         self._objects = objects
@@ -90,6 +93,7 @@ class Fetches:
         self._outbound = outbound
         self._hub = hub
         self._metrics = metrics
+        self._tune_lease = tune_lease
         # By the name that the row has for it. Written by order, read by what fetches, emptied by that and by what
         # speaks for them.
         self._tokens: dict[str, str] = {}
@@ -159,6 +163,7 @@ class Fetches:
             claimed = await fetches.claim(
                 self._database,
                 LEASE,
+                tune_lease=self._tune_lease,
                 limit=1,
                 token_refs=list(self._tokens),
                 busy_tenants=busy,

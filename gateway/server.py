@@ -277,6 +277,7 @@ class Server:
             self._outbound,
             Hub(self._outbound, settings.hub_url) if settings.hub_url else None,
             self._metrics,
+            tune_lease=settings.lease_seconds,
         )
 
     def _add_services(self) -> None:

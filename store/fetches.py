@@ -7,7 +7,8 @@ put off and end do nothing for who bears an older number.
 
 A fetch that wants a token is claimed only by the gateway that was given it, which names it by `token_ref` and says
 again and again that it still has it (keep), also while the fetch waits for a place. By any other it is claimed only
-when that has not been said for long, for then that gateway has gone, and all that is left to do is to say so.
+when that has not been said for long, for then that gateway has gone, and all that is left to do is to say so. Where
+the database was away nobody could say it: as of leases (store/expiry.py), none is lost for an outage of ours.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Delete, Float, Update, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Delete, Float, Update, and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from store import assets as asset_store
 from store.assets import NewAsset
 from store.database import Database, Transaction
 from store.dialect import among, later, now
 from store.errors import QueueFull
+from store.expiry import SILENCE, is_alive
 from store.leftovers import UNJUDGED
-from store.tables import Asset, Fetch, assets, fetches, record
+from store.tables import Asset, Fetch, assets, fetches, liveness, record
 
 TOKEN_LEASE = 60.0  # seconds after which a token that nobody has spoken for is lost
+SPEAK = TOKEN_LEASE / 4  # between two words for it
+WORDS = 2.5 * SPEAK  # for the one before an outage, the one after it, and what that takes
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ async def claim(
     db: Database,
     lease_seconds: float,
     *,
+    tune_lease: float,
     limit: int,
     token_refs: Sequence[str] = (),
     busy_tenants: Sequence[str] = (),
@@ -99,10 +104,10 @@ async def claim(
 ) -> list[Fetch]:
     """Takes at most so many that are due, the longest due first.
 
-    `token_refs`: the tokens that the caller has. `busy_tenants`: theirs are left for now. `under_way`: assets that the
-    caller is at, though it could not renew their leases.
+    `tune_lease`: that of tunes, in seconds. `token_refs`: the tokens that the caller has. `busy_tenants`: theirs are
+    left for now. `under_way`: assets that the caller is at, though it could not renew their leases.
     """
-    given = {"limit": limit, "refs": token_refs, "busy": busy_tenants, "under_way": under_way, "ago": -TOKEN_LEASE}
+    given = {"limit": limit, "refs": token_refs, "busy": busy_tenants, "under_way": under_way, **_patience(tune_lease)}
     async with db.write() as transaction:
         ids = (await transaction.execute(_DUE, given)).scalars().all()
         if not ids:
@@ -121,9 +126,15 @@ _DUE = (
         or_(
             fetches.c.token_ref.is_(None),
             among(fetches.c.token_ref, "refs"),
-            fetches.c.token_until <= now(),
-            # A gateway of an older version speaks for no token.
-            and_(fetches.c.token_until.is_(None), fetches.c.due_at <= later(bindparam("ago", type_=Float()))),
+            and_(
+                # Not for an outage of ours. Reads one row, once, and locks it not.
+                exists().where(is_alive(), liveness.c.grace_until <= later(bindparam("grace", type_=Float()))),
+                or_(
+                    fetches.c.token_until <= later(bindparam("unspoken", type_=Float())),
+                    # A gateway of an older version speaks for no token.
+                    and_(fetches.c.token_until.is_(None), fetches.c.due_at <= later(bindparam("undue", type_=Float()))),
+                ),
+            ),
         ),
     )
     .order_by(fetches.c.due_at)
@@ -136,6 +147,18 @@ _TAKE = (
     .values(tries=fetches.c.tries + 1, due_at=later(bindparam("lease", type_=Float())))
     .returning(*fetches.c)
 )
+
+
+def _patience(tune_lease: float) -> dict[str, float]:
+    """Parameters of _DUE: what keeps a token through any outage of ours, whatever the lease of tunes is.
+
+    A silence below SILENCE gives no grace, so tokens are given the time to outlive it; after a longer one the grace is
+    one lease, and is made long enough for a word. With the usual 45 s nothing is to be added.
+    """
+    silence = tune_lease * SILENCE
+    unspoken = max(silence + WORDS - TOKEN_LEASE, 0.0)
+    grace = max(WORDS - tune_lease, 0.0)
+    return {"silence": -silence, "grace": -grace, "unspoken": -unspoken, "undue": -TOKEN_LEASE - unspoken}
 
 
 async def put_off(db: Database, fetch: Fetch, seconds: float) -> Hold:

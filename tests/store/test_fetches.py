@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from store import assets, fetches, keys
+from store import assets, fetches, keys, leases
 from store.assets import NewAsset
 from store.errors import NotFound, QueueFull
 from store.fetches import Hold, NewFetch
 from store.leftovers import leftovers
 from store.tables import Asset, Fetch, record
 from store.tables import fetches as table
+from tests.store.world import LEASE as TUNE_LEASE
 from tests.store.world import World
 
 LEASE = 30.0  # seconds
@@ -26,8 +27,12 @@ async def ordered(world: World, *, tenant_id: str | None = None, **fetch: Any) -
     return await fetches.order(world.database, new, asked, pending_limit=3)
 
 
+async def due(world: World, **given: Any) -> list[Fetch]:
+    return await fetches.claim(world.database, LEASE, **({"tune_lease": TUNE_LEASE, "limit": 1} | given))
+
+
 async def claimed(world: World, **given: Any) -> Fetch:
-    [fetch] = await fetches.claim(world.database, LEASE, limit=1, **given)
+    [fetch] = await due(world, **given)
     return fetch
 
 
@@ -44,7 +49,7 @@ async def test_ordered_fetch_is_claimed_once_and_again_when_its_gateway_falls_si
     asset = await ordered(world)
 
     first = await claimed(world)
-    nobody = await fetches.claim(world.database, LEASE, limit=1)
+    nobody = await due(world)
     await world.database.move_clock(LEASE + 1)
     second = await claimed(world)
 
@@ -62,7 +67,7 @@ async def test_renewed_fetch_stays_with_its_gateway(world: World) -> None:
     await world.database.move_clock(LEASE - 1)
 
     assert renewed is Hold.KEPT
-    assert await fetches.claim(world.database, LEASE, limit=1) == []
+    assert await due(world) == []
 
 
 async def test_who_has_lost_a_fetch_changes_nothing_of_it(world: World) -> None:
@@ -134,7 +139,7 @@ async def test_fetch_that_was_put_off_is_due_when_its_time_has_come(world: World
     await ordered(world)
     await fetches.put_off(world.database, await claimed(world), 10)
 
-    before = await fetches.claim(world.database, LEASE, limit=1)
+    before = await due(world)
     await world.database.move_clock(11)
     after = await claimed(world)
 
@@ -166,11 +171,11 @@ async def test_tenant_has_so_many_at_a_time_and_no_more(world: World) -> None:
 async def test_fetch_with_a_token_is_begun_by_who_has_it_and_by_another_when_that_one_has_gone(world: World) -> None:
     await ordered(world, url=None, hf_repo="o/r", token_ref="here")
 
-    elsewhere = await fetches.claim(world.database, LEASE, limit=1, token_refs=["other"])
+    elsewhere = await due(world, token_refs=["other"])
     here = await claimed(world, token_refs=["other", "here"])
-    await world.database.move_clock(fetches.TOKEN_LEASE - 1)
-    still_not = await fetches.claim(world.database, LEASE, limit=1)
-    await world.database.move_clock(2)
+    await world.pass_time(fetches.TOKEN_LEASE - 1)
+    still_not = await due(world)
+    await world.pass_time(2)
     at_last = await claimed(world)
 
     assert (elsewhere, still_not) == ([], [])
@@ -181,10 +186,10 @@ async def test_token_that_its_gateway_speaks_for_is_not_lost_however_long_its_fe
     asset = await ordered(world, url=None, hf_repo="o/r", token_ref="here")
     await ordered(world, url=None, hf_repo="o/r", token_ref="other")
     for _ in range(3):
-        await world.database.move_clock(fetches.TOKEN_LEASE - 1)
+        await world.pass_time(fetches.TOKEN_LEASE - 1)
         assert await fetches.keep(world.database, ["ended", "here"]) == {"here"}
 
-    [lost] = await fetches.claim(world.database, LEASE, limit=5)
+    [lost] = await due(world, limit=5)
     here = await claimed(world, token_refs=["here"])
 
     assert (lost.token_ref, here.asset_id) == ("other", asset.id)
@@ -195,12 +200,52 @@ async def test_token_that_an_older_gateway_was_given_is_lost_when_its_fetch_is_l
     async with world.database.write() as transaction:
         await transaction.execute(update(table).values(token_until=None))
 
-    await world.database.move_clock(fetches.TOKEN_LEASE - 1)
-    before = await fetches.claim(world.database, LEASE, limit=1)
-    await world.database.move_clock(2)
+    await world.pass_time(fetches.TOKEN_LEASE - 1)
+    before = await due(world)
+    await world.pass_time(2)
 
     assert before == []
     assert (await claimed(world)).token_ref == "there"
+
+
+async def test_no_token_is_lost_to_an_outage_of_ours(world: World) -> None:
+    asset = await ordered(world, url=None, hf_repo="o/r", token_ref="here")
+    gone = await ordered(world, url=None, hf_repo="o/r", token_ref="gone")
+    await world.database.move_clock(10 * fetches.TOKEN_LEASE)  # no database meanwhile: nobody spoke
+
+    at_once = await due(world)
+    await leases.reap(world.database, TUNE_LEASE)
+    await world.pass_time(fetches.SPEAK)
+    in_grace = await due(world)
+    spoken_for = await fetches.keep(world.database, ["here"])
+    await world.pass_time(TUNE_LEASE - fetches.SPEAK + 1)
+    lost = await due(world, limit=5)
+
+    assert (at_once, in_grace, spoken_for) == ([], [], {"here"})
+    assert [fetch.asset_id for fetch in lost] == [gone.id]
+    assert (await claimed(world, token_refs=["here"])).asset_id == asset.id
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(("tune_lease", "outage"), [(3.0, 200.0), (600.0, 299.0)])
+async def test_tokens_outlive_an_outage_whatever_the_lease_of_tunes(
+    world: World, tune_lease: float, outage: float, older: bool
+) -> None:
+    await ordered(world, url=None, hf_repo="o/r", token_ref="here")
+    if older:  # a gateway that speaks for no token
+        async with world.database.write() as transaction:
+            await transaction.execute(update(table).values(token_until=None))
+    await world.pass_time(fetches.SPEAK)  # its gateway is about to speak
+    await world.database.move_clock(outage)
+
+    lost = []
+    for _ in range(15):  # until it speaks again; some gateway claims all the while
+        await leases.reap(world.database, tune_lease)
+        lost += await due(world, tune_lease=tune_lease)
+        await world.database.move_clock(fetches.SPEAK / 15)
+
+    assert lost == []
+    assert await fetches.keep(world.database, ["here"]) == {"here"}
 
 
 async def test_fetch_that_the_claimer_is_at_is_left_to_it_though_its_lease_has_ended(world: World) -> None:
@@ -208,7 +253,7 @@ async def test_fetch_that_the_claimer_is_at_is_left_to_it_though_its_lease_has_e
     fetch = await claimed(world)
     await world.database.move_clock(LEASE + 1)
 
-    again = await fetches.claim(world.database, LEASE, limit=1, under_way=[asset.id])
+    again = await due(world, under_way=[asset.id])
 
     assert again == []
     assert await fetches.put_off(world.database, fetch, LEASE) is Hold.KEPT
