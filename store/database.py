@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from store import failpoints, migrations
 from store.errors import DatabaseAway
 from store.groups import GroupCommit
+from store.migrations import locks
 from store.postgres import BeatConnection, PostgresConnection, patient
 from store.sqlite import SqliteConnection
 from store.turns import Turns
@@ -139,6 +140,8 @@ class Database:
                 async with patient(transaction.connection):
                     # Ends with the transaction. On SQLite BEGIN IMMEDIATE is lock enough.
                     await transaction.execute(text("SELECT pg_advisory_xact_lock(hashtext('tunesmith.migrate'))"))
+                    if await transaction.connection.run_sync(migrations.are_missing):
+                        await locks.take(transaction.connection)
                     await transaction.connection.run_sync(migrations.upgrade)
             else:
                 await transaction.connection.run_sync(migrations.upgrade)

@@ -8,12 +8,20 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 
 def upgrade(connection: Connection) -> None:
     """Applies what is missing, in the connection's own transaction."""
     command.upgrade(configuration(connection), "head")
+
+
+def are_missing(connection: Connection) -> bool:
+    """Whether the database is not at the newest version."""
+    newest = ScriptDirectory.from_config(configuration(connection)).get_heads()
+    return set(MigrationContext.configure(connection).get_current_heads()) != set(newest)
 
 
 def configuration(connection: Connection) -> Config:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlmodel import SQLModel
 
+from store import migrations
 from store.database import Database
+from store.migrations import locks
+from store.webhooks import endpoints, messages
+from tests.store.world import World
 
 CATALOGUE = {
     "sqlite": "SELECT name, replace(sql, '\"', '') AS sql FROM sqlite_master WHERE sql IS NOT NULL"
@@ -62,6 +68,72 @@ async def test_gateways_that_start_at_once_migrate_an_empty_database_once(postgr
 
         for gateway in gateways:
             await gateway.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("order", ["a move's", "a submission's"])
+async def test_upgrade_and_a_gateway_of_before_that_is_amid_a_transaction_both_come_to_their_end(
+    world: World, database_url: str, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LIMIT", 0.2)
+    monkeypatch.setattr(locks, "PAUSE", 0.05)
+    endpoint, _ = await endpoints.add(world.database, "acme", "https://receiver.example/hook")
+    tune = await world.queued()
+    async with world.database.write() as transaction:
+        await transaction.connection.run_sync(lambda it: command.downgrade(migrations.configuration(it), "0007"))
+    touch_tune = f"UPDATE tunes SET step = 7 WHERE id = '{tune.id}'"
+    tell = (
+        "INSERT INTO webhook_deliveries"
+        " (message_id, endpoint_id, tune_id, event_type, body, state, due_at, epoch, tries, created_at)"
+        f" VALUES ('msg_1', '{endpoint.id}', '{tune.id}', 'tune.running', '{{}}', 'pending', now(), 0, 0, now())"
+    )
+    read_assets = "SELECT id FROM assets FOR KEY SHARE"
+    first, *then = [touch_tune, tell] if order == "a move's" else [read_assets, touch_tune, tell]
+    newer = await Database.open(database_url, wakeups=False)
+
+    async with world.database.write() as old:
+        await old.execute(text("SET LOCAL deadlock_timeout = '600ms'"))  # in a circle it would be the one that fails
+        await old.execute(text(first))
+        upgrade = asyncio.create_task(newer.migrate())
+        await _blocked(world.database)
+        for statement in then:
+            await old.execute(text(statement))
+    await upgrade
+
+    async with newer.read() as connection:
+        assert (await connection.execute(text("SELECT step, traceparent FROM tunes"))).all() == [(7, None)]
+    assert [entry.delivery.message_id for entry in await messages.log(newer)] == ["msg_1"]
+    await newer.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_gateway_that_starts_on_an_upgraded_database_waits_for_nobody(world: World, database_url: str) -> None:
+    newer = await Database.open(database_url, wakeups=False)
+
+    async with world.database.write() as old:
+        await old.execute(text("UPDATE tenants SET weight = 2"))
+        await asyncio.wait_for(newer.migrate(), 10)
+
+    await newer.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_upgrade_that_has_its_locks_may_take_as_long_as_it_likes(database: Database) -> None:
+    async with database.write() as transaction:
+        await locks.take(transaction.connection)
+        limit = (await transaction.execute(text("SHOW statement_timeout"))).scalar_one()
+
+    assert limit == "0"
+
+
+async def _blocked(database: Database) -> None:
+    """Waits until somebody waits for a lock: the server tells nobody of it."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while True:
+        async with database.read() as connection:
+            if (await connection.execute(text(waiting))).scalar_one():
+                return
+        await asyncio.sleep(0.005)
 
 
 def _words(sql: str) -> list[str]:
