@@ -141,7 +141,7 @@ async def remove(db: Database, endpoint_id: str) -> None:
     await disable(db, endpoint_id, "it is being removed")
     ours = {"endpoint": endpoint_id, "most": ROWS}
     some = ROWS
-    while some == ROWS:
+    while some:  # fewer than ROWS need not be the last: retention erases some of a batch first
         async with db.write() as transaction:
             some = (await transaction.execute(_REMOVE_SOME, ours)).rowcount
     async with db.write() as transaction:

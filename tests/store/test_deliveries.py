@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -393,7 +394,7 @@ async def test_removed_endpoint_takes_its_messages_along_in_transactions_of_some
     monkeypatch.setattr(Transaction, "execute", counting)
     await endpoints.remove(world.database, endpoint)
 
-    assert gone == [*[("webhook_deliveries", rows) for rows in (2, 2, 1)], ("webhook_endpoints", 1)]
+    assert gone == [*[("webhook_deliveries", rows) for rows in (2, 2, 1, 0)], ("webhook_endpoints", 1)]
     assert len(in_one) == len(gone)
     assert {entry.delivery.endpoint_id for entry in await messages.log(world.database)} == {other}
 
@@ -415,6 +416,44 @@ async def test_removal_that_was_broken_off_leaves_the_endpoint_disabled_to_be_re
 
     assert (reason, left) == ("it is being removed", [])
     assert await endpoints.list_endpoints(world.database) == []
+
+
+async def test_removal_goes_on_in_short_steps_where_retention_erases_some_of_a_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if world.database.dialect == "sqlite":
+        return  # has one writer at a time
+    endpoint = await add(world)
+    await told(world, 5)
+    monkeypatch.setattr(endpoints, "ROWS", 2)
+    gone: Counter[str] = Counter()
+    execute = Transaction.execute
+
+    async def counting(self: Transaction, statement: Any, parameters: Any = None) -> Any:
+        result = await execute(self, statement, parameters)
+        if isinstance(statement, Delete):
+            gone[str(statement.table)] += result.rowcount
+        return result
+
+    async with world.database.write() as retaining:
+        oldest = "(SELECT message_id FROM webhook_deliveries ORDER BY message_id LIMIT 1)"
+        await retaining.execute(text(f"DELETE FROM webhook_deliveries WHERE message_id IN {oldest}"))
+        monkeypatch.setattr(Transaction, "execute", counting)
+        removal = asyncio.create_task(endpoints.remove(world.database, endpoint))
+        await blocked(world)
+    await removal
+
+    assert gone == {"webhook_deliveries": 4, "webhook_endpoints": 1}, "none was left to go with the endpoint"
+
+
+async def blocked(world: World) -> None:
+    """Waits until somebody waits for a lock: the server tells nobody of it."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while True:
+        async with world.database.read() as connection:
+            if (await connection.execute(text(waiting))).scalar_one():
+                return
+        await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(
