@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 
 from store.database import Database
 from store.dialect import Time, among, now
@@ -65,22 +66,27 @@ async def log(
     db: Database, *, message_id: str | None = None, endpoint_id: str | None = None, limit: int = 50
 ) -> list[LogEntry]:
     """The newest messages, all or those of one endpoint, or one message at all its endpoints; each with its tries."""
-    newest = select(webhook_deliveries).order_by(
-        webhook_deliveries.c.created_at.desc(), webhook_deliveries.c.message_id.desc(), webhook_deliveries.c.endpoint_id
-    )
-    tries = _ATTEMPTS
-    if message_id is not None:
-        newest = newest.where(webhook_deliveries.c.message_id == message_id)
-    if endpoint_id is not None:
-        newest = newest.where(webhook_deliveries.c.endpoint_id == endpoint_id)
-        tries = tries.where(webhook_attempts.c.endpoint_id == endpoint_id)
+    newest = _newest(message_id, endpoint_id, limit)
+    tries = _ATTEMPTS if endpoint_id is None else _ATTEMPTS.where(webhook_attempts.c.endpoint_id == endpoint_id)
     async with db.read() as connection:
-        found = [record(WebhookDelivery, row) for row in await connection.execute(newest.limit(limit))]
+        found = [record(WebhookDelivery, row) for row in await connection.execute(newest)]
         tried = (await connection.execute(tries, {"messages": [each.message_id for each in found]})).all()
     attempts: dict[tuple[str, str], list[WebhookAttempt]] = {}
     for row in tried:
         attempts.setdefault((row.message_id, row.endpoint_id), []).append(record(WebhookAttempt, row))
     return [LogEntry(each, attempts.get((each.message_id, each.endpoint_id), [])) for each in found]
+
+
+def _newest(message_id: str | None, endpoint_id: str | None, limit: int) -> Select[Any]:
+    """All by webhook_deliveries_newest, one endpoint's by webhook_deliveries_of_endpoint."""
+    newest = select(webhook_deliveries).order_by(
+        webhook_deliveries.c.created_at.desc(), webhook_deliveries.c.message_id.desc(), webhook_deliveries.c.endpoint_id
+    )
+    if message_id is not None:
+        newest = newest.where(webhook_deliveries.c.message_id == message_id)
+    if endpoint_id is not None:
+        newest = newest.where(webhook_deliveries.c.endpoint_id == endpoint_id)
+    return newest.limit(limit)
 
 
 #: By the primary key.

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Delete, text
+from sqlalchemy import Delete, Select, text
 from sqlalchemy.exc import DBAPIError
 
 from store import retention, tunes
@@ -457,18 +457,23 @@ async def blocked(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "index"),
     [
-        "SELECT message_id FROM webhook_deliveries WHERE endpoint_id = 'hook_1' ORDER BY created_at DESC LIMIT 9",
-        "DELETE FROM webhook_deliveries WHERE endpoint_id = 'hook_1'",
+        (messages._newest(None, None, 9), "webhook_deliveries_newest"),
+        (messages._newest(None, "hook_1", 9), "webhook_deliveries_of_endpoint"),
+        (endpoints._REMOVE_SOME, "webhook_deliveries_of_endpoint"),
     ],
-    ids=["log", "cascade"],
+    ids=["the whole log", "an endpoint's log", "removal"],
 )
-async def test_one_endpoints_messages_are_found_by_their_index(asked: str, world: World) -> None:
+async def test_messages_are_found_by_their_indexes(asked: Select[Any] | Delete, index: str, world: World) -> None:
     async with world.database.write() as transaction:
-        if world.database.dialect == "postgresql":
+        dialect = transaction.connection.dialect
+        if dialect.name == "postgresql":
             await transaction.execute(text("SET LOCAL enable_seqscan = off"))  # it would be right: the table is empty
-        explain = "EXPLAIN" if world.database.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
-        plan = (await transaction.execute(text(f"{explain} {asked}"))).all()
+        explain = "EXPLAIN" if dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+        statement = asked.compile(dialect=dialect)
+        values = statement.construct_params({"endpoint": "hook_1", "most": 9})
+        given = tuple(values[name] for name in statement.positiontup or ()) if statement.positional else values
+        plan = (await transaction.connection.exec_driver_sql(f"{explain} {statement}", given)).all()
 
-    assert "webhook_deliveries_of_endpoint" in str(plan)
+    assert index in str(plan)
