@@ -5,7 +5,7 @@ gateway; what is due and what a try leads to, store/webhooks/deliveries says, an
 
 An endpoint has one lane at a time in each gateway, and a lane ends with the few that it has claimed; so a slow receiver
 holds up its own messages alone, for as long as one try may take, and one with a backlog lets the others go first. A
-tenant takes no more lanes than it leaves free: the slow receivers of a few tenants never take the last one.
+tenant takes no lane after which it would have more than are free: half of them at most, and the last one nobody does.
 
 A gateway may die between the receiver's answer and its record: the message falls due again when the claim's lease
 ends. Receivers get it at least once, under the same id each time, and in no promised order.
@@ -32,7 +32,7 @@ from store.webhooks.deliveries import Answer, Due, DueEndpoint, Fate
 TIMEOUT = 15.0  # seconds for one try, from the look-up of the name to the end of the answer
 LEASE = 60.0  # seconds of a claim: a try, its record, and a loop that was late for both
 POLL = 2.0  # seconds between two looks, where no wake-up comes
-LANES = 64  # endpoints at a time
+LANES = 64  # of which one stays free: 63 endpoints at a time
 ABREAST = 8  # messages of one endpoint at a time
 
 log = structlog.get_logger(__name__)
@@ -82,7 +82,8 @@ class Webhooks:
     def _open(self, lanes: asyncio.TaskGroup, found: Sequence[DueEndpoint]) -> None:
         taken = Counter(self._busy.values())
         for due in found:
-            if due.endpoint_id in self._busy or taken[due.tenant_id] >= LANES - len(self._busy):
+            left = LANES - len(self._busy) - 1  # after this one
+            if due.endpoint_id in self._busy or taken[due.tenant_id] + 1 > left:
                 continue
             taken[due.tenant_id] += 1
             self._busy[due.endpoint_id] = due.tenant_id
