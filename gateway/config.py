@@ -126,7 +126,8 @@ class Settings(BaseSettings):
     deleted_asset_days: float | None = Field(default=None, ge=1)
     #: Days from an API key's end until its row is erased. Unset: never.
     ended_key_days: float | None = Field(default=None, ge=0)
-    #: Days from a webhook's delivery, or from when it was given up or its endpoint disabled, until it leaves the log.
+    #: Days from a webhook's delivery, or from when it was given up or its endpoint disabled, until it leaves the log;
+    #: one sent again stays so long after that.
     webhook_days: float = Field(default=30.0, ge=0)
 
     #: Requests a second that each gateway answers one tenant, ten seconds' worth of them at once, where `tunesmith

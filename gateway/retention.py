@@ -29,7 +29,9 @@ class Terms:
     ended_key_days: float | None = None
     """An API key's row, after it expired or was revoked."""
     webhook_days: float | None = None
-    """A webhook with its tries, after it was delivered or given up, or its endpoint disabled."""
+    """A webhook with its tries, after it was delivered or given up, or its endpoint disabled; one that was sent again,
+    after that.
+    """
 
 
 class Retention:
