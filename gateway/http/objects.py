@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -91,10 +91,17 @@ class _Objects:
         declared = int(said[:18]) if said.isdigit() else None  # None: chunked
         if declared is not None and declared > most_bytes:
             raise errors.too_large(most_bytes)
-        memory = self._objects.write_memory(most_bytes if declared is None else declared)
+        first = most = self._objects.write_memory(most_bytes if declared is None else declared)
+        gathered_bytes = self._objects.gathered_bytes
+        if declared is None and gathered_bytes is not None:  # most pictures are far smaller than they might be
+            first = min(self._objects.write_memory(gathered_bytes), most)
+        body = _body(receive, declared)
         try:
-            async with self._room.held(query["owner"], memory):  # before the first byte is asked for
-                await self._objects.write(key, _body(receive, declared), max_bytes=most_bytes)
+            async with self._room.held(query["owner"], first, most) as grow:  # before the first byte is asked for
+                if first < most:
+                    assert gathered_bytes is not None
+                    body = _grown(body, gathered_bytes, grow)
+                await self._objects.write(key, body, max_bytes=most_bytes)
         except TooLarge as exc:
             raise errors.too_large(most_bytes) from exc
         return Answer(200, b"{}")
@@ -158,6 +165,15 @@ async def _body(receive: Receive, declared: int | None) -> AsyncIterator[bytes]:
             raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "LENGTH_MISMATCH", message, http_status=400)
         if chunk:
             yield chunk
+
+
+async def _grown(chunks: AsyncIterator[bytes], size: int, grow: Callable[[], Awaitable[None]]) -> AsyncIterator[bytes]:
+    """The same, `grow` called once: before so many bytes have been handed on."""
+    left = size
+    async for chunk in chunks:
+        if left > 0 and (left := left - len(chunk)) <= 0:
+            await grow()
+        yield chunk
 
 
 def _span(headers: dict[bytes, bytes], size: int, etag: str) -> tuple[int, int] | None:

@@ -3,15 +3,21 @@ Held by objects around each PUT; knows no request.
 
 A slow upload holds what it has for as long as its caller likes, at a kilobyte a second. So a tenant may hold half of
 all, and what it holds up beyond that are uploads of its own.
+
+An upload whose length is not said begins with little and takes the rest once it turns out to be large. Such uploads
+would all wait for one another if they held everything between them. So one begins only where all that it may want fits
+beside what others hold that may want more: then whichever began last can go on as soon as those have ended that want
+no more, and the one before it after that.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 
@@ -22,12 +28,22 @@ RETRY = 5.0  # seconds after which who found none may try again; a guess
 
 
 @dataclass(eq=False)
-class _Waiter:
-    """An upload that has no room yet."""
+class _Upload:
+    """One of those that share."""
 
     owner: str
-    size: int
-    let_in: asyncio.Future[None]
+    most: int
+    """Bytes that it may come to hold."""
+    held: int = 0
+    """Bytes that it holds."""
+    wanted: int = 0
+    """Bytes that it holds or waits to hold, in all."""
+    let_in: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it holds what it wanted."""
+
+    def growing(self) -> int:
+        """Bytes that it holds and might not let go of before it has got more."""
+        return self.held if self.held < self.most else 0
 
 
 class Room:
@@ -49,63 +65,101 @@ class Room:
         self._size_bytes = size_bytes
         self._wait_seconds = wait_seconds
         self._refused = refused
-        #: Owner -> bytes; no owner with none.
-        self._held: Counter[str] = Counter()
-        #: Who waits, in the order in which they came.
-        self._waiting: dict[_Waiter, None] = {}
+        #: Owner -> bytes, None -> those of all; no owner with none.
+        self._held: Counter[str | None] = Counter()
+        #: The same, of uploads that may still want more.
+        self._growing: Counter[str | None] = Counter()
+        # Who waits, in the order in which they came. None of them fits: whatever makes room lets in at once.
+        #: For more than they hold.
+        self._waiting_for_more: dict[_Upload, None] = {}
+        #: To begin.
+        self._waiting: dict[_Upload, None] = {}
 
     @asynccontextmanager
-    async def held(self, owner: str, size: int) -> AsyncIterator[None]:
+    async def held(
+        self, owner: str, size: int, most: int | None = None
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """Around an upload. Small ones pass by a large one that does not fit.
+
+        Args:
+            owner: Whose it is.
+            size: Bytes that it takes.
+            most: Bytes that it takes once it has called what is yielded, which waits for them too.
 
         Raises:
             Refusal: There was no room for it in time.
         """
-        await self._enter(_Waiter(owner, size, asyncio.get_running_loop().create_future()))
+        upload = _Upload(owner, size if most is None else most)
         try:
-            yield
+            await self._enter(upload, size)
+            yield partial(self._enter, upload, upload.most)
         finally:
-            self._leave(owner, size)
+            if upload.held:
+                self._hold(upload, 0)
+                self._let_in()
 
-    async def _enter(self, waiter: _Waiter) -> None:
-        self._waiting[waiter] = None
-        self._let_in()
+    async def _enter(self, upload: _Upload, wanted: int) -> None:
+        upload.wanted = wanted
+        if not self._fits(upload):
+            await self._wait(upload)
+        elif upload.held:
+            self._hold(upload, wanted)
+            self._let_in()  # who begins need not leave room for it any more
+        else:
+            self._hold(upload, wanted)
+
+    async def _wait(self, upload: _Upload) -> None:
+        upload.let_in.clear()
+        if upload.held:
+            self._waiting_for_more[upload] = None
+        else:
+            self._waiting[upload] = None
         try:
             async with asyncio.timeout(self._wait_seconds):
-                await asyncio.shield(waiter.let_in)
-        except (TimeoutError, asyncio.CancelledError) as exc:
-            if waiter.let_in.done():  # at this very moment
-                self._leave(waiter.owner, waiter.size)
-            else:
-                del self._waiting[waiter]
-            if isinstance(exc, TimeoutError):
+                await upload.let_in.wait()
+        except TimeoutError as exc:
+            if not upload.let_in.is_set():  # at this very moment
                 self._refused()
-                raise self._busy(waiter) from exc
-            raise
+                whose = "Uploads have all" if self._fits_share(upload) else "Your tenant's uploads have their half of"
+                raise _busy(f"{whose} the memory that uploads may take here") from exc
+        finally:
+            self._leave_line(upload)
 
-    def _leave(self, owner: str, size: int) -> None:
-        self._held[owner] -= size
-        if not self._held[owner]:
-            del self._held[owner]
-        self._let_in()
+    def _leave_line(self, upload: _Upload) -> None:
+        self._waiting_for_more.pop(upload, None)
+        self._waiting.pop(upload, None)
 
     def _let_in(self) -> None:
-        """Lets in who waits and fits."""
-        for waiter in [waiter for waiter in self._waiting if self._fits(waiter)]:
-            if self._fits(waiter):  # beside those just let in
-                del self._waiting[waiter]
-                self._held[waiter.owner] += waiter.size
-                waiter.let_in.set_result(None)
+        """Lets in who waits and fits: first who holds some already, and holds up others with it."""
+        for upload in [*self._waiting_for_more, *self._waiting]:
+            if self._fits(upload):  # beside those just let in
+                self._leave_line(upload)
+                self._hold(upload, upload.wanted)
+                upload.let_in.set()
 
-    def _fits(self, waiter: _Waiter) -> bool:
-        if self._size_bytes is None:
+    def _hold(self, upload: _Upload, size: int) -> None:
+        was_held, was_growing = upload.held, upload.growing()
+        upload.held = size
+        for whose in (upload.owner, None):
+            self._held[whose] += size - was_held
+            self._growing[whose] += upload.growing() - was_growing
+            if not self._held[whose]:
+                del self._held[whose], self._growing[whose]
+
+    def _fits(self, upload: _Upload) -> bool:
+        return self._fits_share(upload) and self._fits_in(self._size_bytes, None, upload)
+
+    def _fits_share(self, upload: _Upload) -> bool:
+        share = None if self._size_bytes is None else self._size_bytes // 2
+        return self._fits_in(share, upload.owner, upload)
+
+    def _fits_in(self, bound: int | None, whose: str | None, upload: _Upload) -> bool:
+        if bound is None:
             return True
-        return self._fits_share(waiter) and self._held.total() + waiter.size <= self._size_bytes
+        may_go_on = upload.wanted == upload.most or self._growing[whose] + upload.most <= bound
+        return may_go_on and self._held[whose] + upload.wanted - upload.held <= bound
 
-    def _fits_share(self, waiter: _Waiter) -> bool:
-        return self._size_bytes is None or self._held[waiter.owner] + waiter.size <= self._size_bytes // 2
 
-    def _busy(self, waiter: _Waiter) -> Refusal:
-        whose = "Uploads have all" if self._fits_share(waiter) else "Your tenant's uploads have their half of"
-        sentence = f"{whose} the memory that uploads may take here; try again when some have ended."
-        return Refusal(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY", sentence, retry_after_seconds=RETRY)
+def _busy(sentence: str) -> Refusal:
+    sentence += "; try again when some have ended."
+    return Refusal(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY", sentence, retry_after_seconds=RETRY)

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import ClassVar
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
@@ -48,6 +49,10 @@ def checked(key: str) -> str:
 
 class Objects(ABC):
     """A place for bytes."""
+
+    #: A write holds no more than `write_memory` says of so many bytes until as many have come, however many follow.
+    #: None: from its beginning it may hold what it says of them all.
+    gathered_bytes: ClassVar[int | None] = None
 
     @abstractmethod
     async def sign_get(self, key: str, expires_seconds: float = 3600) -> str:

@@ -70,6 +70,9 @@ def location(url: str) -> tuple[str, str]:
 class S3Objects(Objects):
     """A bucket, or what of it begins with a prefix."""
 
+    #: See Objects. What is smaller than a part is gathered whole, and no part of anything is under way before.
+    gathered_bytes = PART
+
     def __init__(self, bucket: str, prefix: str, signer: Signer, environment: Mapping[str, str] = os.environ) -> None:
         """`environment`: obstore reads the process's own; here it is asked for what follows from it.
 

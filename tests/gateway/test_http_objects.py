@@ -23,7 +23,7 @@ import structlog
 from gateway.http.room import Room
 from store.objects import Objects
 from store.objects.local import LocalObjects, OpenObject
-from store.objects.s3 import PART, S3Objects
+from store.objects.s3 import MOST_MEMORY, PART, S3Objects
 from store.objects.signing import Signer
 from tests.servers.front import Front, front
 from tests.servers.moto import Moto
@@ -437,6 +437,50 @@ async def test_uploads_to_s3_keep_the_same_rules(bucket: S3Objects, signer: Sign
     assert (taken.status_code, large.status_code, short.status_code) == (200, 413, 400)
     assert await bucket.hash("incoming/0") == (hashlib.sha256(content).hexdigest(), size)
     assert [key async for key, _ in bucket.list()] == ["incoming/0"]
+    assert moto.uploads_under_way() == 0
+
+
+async def test_pictures_into_s3_whose_length_is_not_said_are_under_way_many_at_once(
+    bucket: S3Objects, signer: Signer
+) -> None:
+    """Each has room for a part, where one of the largest would have all that there is."""
+    room = Room(2 * (MOST_MEMORY + 2 * bucket.write_memory(PART)), wait_seconds=0)
+    together = asyncio.Barrier(3)
+
+    async def picture() -> AsyncIterator[bytes]:
+        yield PICTURE
+        await together.wait()
+
+    async with front(objects=(bucket, signer), room=room) as door:
+
+        async def put(key: str) -> int:
+            url = await bucket.sign_put(key, most_bytes=64 * 2**20, owner="acme")
+            answer = await door.http.put(url, content=picture())
+            if answer.status_code != 200:
+                await together.abort()
+            return answer.status_code
+
+        statuses = await asyncio.gather(*(put(f"incoming/{number}") for number in range(3)), return_exceptions=True)
+
+    assert statuses == [200, 200, 200]
+
+
+async def test_an_upload_to_s3_takes_more_memory_once_more_than_a_part_has_come(
+    bucket: S3Objects, signer: Signer, moto: Moto
+) -> None:
+    """It is refused there while another of its tenant's holds that."""
+    room = Room(2 * MOST_MEMORY, wait_seconds=0)
+    url = await bucket.sign_put(KEY, most_bytes=64 * 2**20, owner="acme")
+    content = os.urandom(PART + 1)
+    async with front(objects=(bucket, signer), room=room) as door:
+        async with room.held("acme", bucket.write_memory(PART)):
+            small = await door.http.put(url, content=chunks_of(content[: PART - 1], 2**20))
+            large = await door.http.put(url, content=chunks_of(content[:PART], 2**20))
+        again = await door.http.put(url, content=chunks_of(content, 2**20))
+
+    assert (small.status_code, large.status_code, again.status_code) == (200, 503, 200)
+    assert large.json()["reason"] == "UPLOADS_BUSY"
+    assert await bucket.hash(KEY) == (hashlib.sha256(content).hexdigest(), PART + 1)
     assert moto.uploads_under_way() == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import grpc
@@ -16,8 +17,8 @@ async def holding(stack: AsyncExitStack, room: Room, owner: str, size: int) -> N
     await stack.enter_async_context(room.held(owner, size))
 
 
-async def entered(room: Room, owner: str, size: int) -> None:
-    async with room.held(owner, size):
+async def entered(room: Room, owner: str, size: int, most: int | None = None) -> None:
+    async with room.held(owner, size, most):
         pass
 
 
@@ -103,3 +104,95 @@ async def test_who_is_cancelled_while_it_waits_holds_nothing(let_in_first: bool)
 
     async with asyncio.timeout(0):
         await entered(room, "acme", 50)
+
+
+async def test_what_may_grow_begins_with_little_and_takes_the_rest_when_it_asks_for_it() -> None:
+    room = Room(100, wait_seconds=0)
+
+    async with AsyncExitStack() as stack:
+        grow = await stack.enter_async_context(room.held("acme", 10, 40))
+        await entered(room, "acme", 40)
+        await grow()
+        with pytest.raises(Refusal, match="Your tenant's uploads have their half"):
+            await entered(room, "acme", 11)
+        await entered(room, "acme", 10)
+    await entered(room, "acme", 50)
+
+
+@pytest.mark.parametrize(("owners", "begun"), [(["acme"], 5), (["acme", "other", "third", "fourth"], 15)])
+async def test_what_may_grow_begins_only_where_the_last_to_begin_can_go_on(owners: list[str], begun: int) -> None:
+    """Of one tenant, and of several: there would be room for some more that began."""
+    room = Room(200, wait_seconds=0)
+
+    async with AsyncExitStack() as stack:
+        for number in range(begun):
+            grow = await stack.enter_async_context(room.held(owners[number % len(owners)], 10, 60))
+        with pytest.raises(Refusal):
+            await entered(room, owners[-1], 10, 60)
+        await grow()
+
+
+async def test_each_that_wants_more_gets_it_when_those_before_it_have_ended() -> None:
+    room = Room(200, wait_seconds=60)
+    ended: list[int] = []
+
+    async def one(number: int) -> None:
+        async with room.held("acme", 10, 60) as grow:
+            await together.wait()
+            await grow()
+            ended.append(number)
+
+    together = asyncio.Barrier(5)
+    await asyncio.gather(*map(one, range(5)))
+
+    assert sorted(ended) == [0, 1, 2, 3, 4]
+    async with asyncio.timeout(0):
+        await entered(room, "acme", 100)
+
+
+async def test_who_wants_more_goes_before_who_has_nothing_yet() -> None:
+    room = Room(200, wait_seconds=60)
+    order: list[str] = []
+
+    async def newcomer() -> None:
+        await entered(room, "acme", 50)
+        order.append("newcomer")
+
+    async def grown(grow: Callable[[], Awaitable[None]]) -> None:
+        await grow()
+        order.append("grown")
+
+    async with AsyncExitStack() as first:
+        async with room.held("acme", 20, 60) as grow:
+            await holding(first, room, "acme", 80)
+            waiting = [asyncio.create_task(newcomer())]
+            await asyncio.sleep(0)
+            waiting.append(asyncio.create_task(grown(grow)))
+            await asyncio.sleep(0)
+            await first.aclose()
+            await waiting[1]
+            assert order == ["grown"]
+        await waiting[0]
+
+
+async def test_what_has_grown_needs_no_room_kept_for_it() -> None:
+    """One that waited for fear of both wanting more begins when the other has all that it wants."""
+    room = Room(200, wait_seconds=60)
+
+    async with room.held("acme", 10, 20) as grow:
+        waiting = asyncio.create_task(entered(room, "acme", 10, 95))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await grow()
+        await waiting
+
+
+async def test_one_that_is_refused_more_holds_nothing_once_it_has_ended() -> None:
+    room = Room(100, wait_seconds=0)
+
+    async with AsyncExitStack() as stack:
+        await holding(stack, room, "acme", 30)
+        with pytest.raises(Refusal, match="Your tenant's uploads have their half"):
+            async with room.held("acme", 10, 40) as grow:
+                await grow()
+        await entered(room, "acme", 20)
