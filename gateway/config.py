@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     max_picture_pixels: int = Field(default=120_000_000, ge=1024)
     #: Memory that uploads on their way through a gateway may take, bytes, half of it those of one tenant. One takes
     #: twice its size, at most 3 MiB into a folder and 72 MiB into S3; where no length is said 3 MiB, and 16 MiB into S3
-    #: until 8 MiB have come. Beyond it they wait, soon 503.
+    #: until 8 MiB have come. Beyond it they wait, 64 of a tenant, soon 503.
     upload_memory_bytes: int = Field(default=512 * 2**20, ge=160 * 2**20)
     #: Processes that judge uploads.
     judges: int = Field(default=2, ge=1, le=64)

@@ -25,6 +25,7 @@ from gateway.status import Refusal
 
 WAIT = 10.0  # seconds for room; who waits longer is better told
 RETRY = 5.0  # seconds after which who found none may try again; a guess
+WAITING = 64  # uploads of one owner that wait to begin: the server holds the first bytes of each, 64 KiB and more
 
 
 @dataclass(eq=False)
@@ -74,6 +75,8 @@ class Room:
         self._waiting_for_more: dict[_Upload, None] = {}
         #: To begin.
         self._waiting: dict[_Upload, None] = {}
+        #: Owner -> how many wait to begin; no owner with none.
+        self._waiting_of: Counter[str] = Counter()
 
     @asynccontextmanager
     async def held(
@@ -87,7 +90,7 @@ class Room:
             most: Bytes that it takes once it has called what is yielded, which waits for them too.
 
         Raises:
-            Refusal: There was no room for it in time.
+            Refusal: There was no room for it in time, or too many of the owner's wait already.
         """
         upload = _Upload(owner, size if most is None else most)
         try:
@@ -112,8 +115,12 @@ class Room:
         upload.let_in.clear()
         if upload.held:
             self._waiting_for_more[upload] = None
-        else:
+        elif self._waiting_of[upload.owner] < WAITING:
             self._waiting[upload] = None
+            self._waiting_of[upload.owner] += 1
+        else:
+            self._refused()
+            raise _busy(f"{WAITING} of your tenant's uploads wait for memory already")
         try:
             async with asyncio.timeout(self._wait_seconds):
                 await upload.let_in.wait()
@@ -127,7 +134,9 @@ class Room:
 
     def _leave_line(self, upload: _Upload) -> None:
         self._waiting_for_more.pop(upload, None)
-        self._waiting.pop(upload, None)
+        if upload in self._waiting:
+            del self._waiting[upload]
+            self._waiting_of -= Counter([upload.owner])  # drops who has none
 
     def _let_in(self) -> None:
         """Lets in who waits and fits: first who holds some already, and holds up others with it."""

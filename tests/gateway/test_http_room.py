@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import grpc
 import pytest
 
-from gateway.http.room import Room
+from gateway.http.room import WAITING, Room
 from gateway.status import Refusal
 
 
@@ -196,3 +197,45 @@ async def test_one_that_is_refused_more_holds_nothing_once_it_has_ended() -> Non
             async with room.held("acme", 10, 40) as grow:
                 await grow()
         await entered(room, "acme", 20)
+
+
+async def test_a_tenant_with_many_that_wait_is_refused_at_once_and_no_other_is() -> None:
+    told: list[str] = []
+    room = Room(100, wait_seconds=60, refused=lambda: told.append("refused"))
+
+    async with AsyncExitStack() as stack:
+        await holding(stack, room, "acme", 50)
+        await holding(stack, room, "other", 50)
+        waiting = [asyncio.create_task(entered(room, "acme", 50)) for _ in range(WAITING)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(0):
+            with pytest.raises(Refusal, match="64 of your tenant's uploads wait for memory already") as raised:
+                await entered(room, "acme", 1)
+        others = asyncio.create_task(entered(room, "other", 50))
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        waiting[0] = asyncio.create_task(entered(room, "acme", 50))
+        await asyncio.sleep(0)
+    await asyncio.gather(others, *waiting)
+
+    assert (raised.value.http_status, raised.value.retry_after_seconds) == (503, 5.0)
+    assert told == ["refused"]
+
+
+async def test_who_comes_costs_the_same_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, fits = 0, Room._fits
+
+    def counting(*args: Any) -> bool:
+        nonlocal looks
+        looks += 1
+        return fits(*args)
+
+    monkeypatch.setattr(Room, "_fits", counting)
+    room = Room(100, wait_seconds=60)
+
+    async with AsyncExitStack() as stack:
+        await holding(stack, room, "acme", 50)
+        waiting = [asyncio.create_task(entered(room, "acme", 50)) for _ in range(WAITING)]
+        await asyncio.sleep(0)
+        assert looks == 1 + WAITING
+    await asyncio.gather(*waiting)
