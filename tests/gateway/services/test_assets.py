@@ -300,6 +300,21 @@ async def test_weights_that_were_said_to_be_a_pickle_and_are_none_are_taken(tena
     )
 
 
+async def test_pickle_that_is_taken_unjudged_stays_what_it_was_said_to_be(tenant: Any, service: Any) -> None:
+    data = asset_pb2.CheckpointData(engine="image/stable-diffusion-v1-5", file_format=asset_pb2.FILE_FORMAT_PT)
+    asked = checkpoint_request(data=asset_pb2.AssetData(checkpoint=data), skip_validation=True)
+    created = await tenant.assets.CreateAsset(asked)
+    await service.put(created.asset.id, b"\x80\x04\x95" + bytes(100))
+
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+
+    found = (await tenant.assets.GetAsset(get(created.asset.id))).asset
+    assert (found.status, found.data.checkpoint.file_format) == (
+        asset_pb2.ASSET_STATUS_READY,
+        asset_pb2.FILE_FORMAT_PT,
+    )
+
+
 @pytest.mark.parametrize(
     ("made", "completed", "skipped"),
     [
