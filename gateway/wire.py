@@ -190,6 +190,8 @@ def asset(row: AssetRow, *, preview_url: str | None = None) -> asset_pb2.Asset:
     arm = getattr(message.data, row.asset_type)
     arm.SetInParent()
     read(row.data, arm)
+    if row.asset_type != "file" and arm.file_format == asset_pb2.FILE_FORMAT_UNKNOWN:
+        arm.ClearField("file_format")  # the older SDK has no such word of weights, and rows of before may hold it
     if preview_url and row.asset_type == "file":
         message.data.file.preview_url = preview_url
     return message
@@ -200,7 +202,7 @@ def new_asset(request: asset_service_pb2.CreateAssetRequest, *, tenant_id: str) 
     arm = request.data.WhichOneof("data")
     assert arm is not None, "checked by the servicer"
     data = profile.to_json(getattr(request.data, arm))
-    if arm != "file" and data["file_format"] == "unknown":  # of weights the older SDK has no such word
+    if arm != "file" and data["file_format"] == "unknown":  # as if unset, for filters too; see asset()
         data["file_format"] = None
     return NewAsset(
         tenant_id=tenant_id,

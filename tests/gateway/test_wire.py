@@ -191,6 +191,21 @@ def test_checkpoint_asset_tells_its_engine() -> None:
     assert (told["data"]["engine"], told["data"]["data_type"]) == ("image/e", "fp16")
 
 
+@pytest.mark.parametrize("kind", ["checkpoint", "lora", "textual_inversion", "vae", "latent"])
+def test_weights_of_an_unknown_format_are_told_without_one(kind: str) -> None:
+    row = asset_row(asset_type=kind, data={"engine": "image/e", "file_format": "unknown"})
+
+    told = profile.to_json(wire.asset(row))
+
+    assert (told["data"]["asset_type"], told["data"]["file_format"]) == (kind, None)
+
+
+def test_picture_of_an_unknown_format_is_told_as_such() -> None:
+    told = profile.to_json(wire.asset(asset_row(data={"file_format": "unknown"})))
+
+    assert told["data"]["file_format"] == "unknown"
+
+
 def test_new_tune_names_the_checkpoint_as_the_caller_does() -> None:
     new = wire.new_tune(request(priority=5), tenant_id=TENANT)
 
