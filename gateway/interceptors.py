@@ -39,10 +39,11 @@ _trainer_id: ContextVar[str] = ContextVar("trainer_id")
 _request_id: ContextVar[str] = ContextVar("request_id")
 _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
-_OPEN = ("/grpc.health.v1.", "/grpc.reflection.")  # load balancers and grpcurl come without a key
+OPEN = ("/grpc.health.v1.", "/grpc.reflection.")  # load balancers and grpcurl come without a key
 _TRAINERS = "/tunesmith.trainer."
 _ILLEGIBLE = object()  # stands for a request that could not be read: who sent it is looked at first
 LATE = object()  # stands for a request that was not whole in time: see late_requests
+ABSENT = object()  # likewise for one that did not come: its caller has ended a call without a message
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Recorder = Callable[[str, str, float], None]
@@ -128,7 +129,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         # A generator's rpc is served by a generator; a coroutine that writes to the context by a coroutine.
         serve = self._stream if inspect.isasyncgenfunction(behaviour) else self._unary
         read = handler.request_deserializer
-        if not (handler.request_streaming or method.startswith(_OPEN)):
+        if not (handler.request_streaming or method.startswith(OPEN)):
             read = _reader(read)
         return factory(serve(behaviour, method), read, handler.response_serializer)
 
@@ -182,18 +183,17 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         _traceparent.set(trace)
         structlog.contextvars.bind_contextvars(request_id=name, rpc=method, **request_ids.trace_fields(trace))
         if request is LATE:
-            text = "The request's message was not whole in time."
-            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW", text, http_status=408)
-        if method.startswith(_OPEN):
-            return
+            raise too_slow()
+        is_open = method.startswith(OPEN)
         if method.startswith(_TRAINERS):
             await self._admit_trainer(metadata, context)
-            return
-        await self._admit_caller(metadata, context, method)
+        elif not is_open:
+            await self._admit_caller(metadata, context, method)
+        if request is ABSENT:
+            raise _malformed("The call has no message.")
         if request is _ILLEGIBLE:
-            text = "The request's bytes are no message of this rpc."
-            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE", text)
-        if isinstance(request, Message):
+            raise _malformed("The request's bytes are no message of this rpc.")
+        if isinstance(request, Message) and not is_open:
             judge_only = status.JUDGE_ONLY in metadata
             broken = rules.violations(request)
             if broken or judge_only:
@@ -268,6 +268,16 @@ def _secret(metadata: dict[str, Any]) -> str:
     if scheme.lower() != "bearer" or not secret:
         raise _unauthenticated("KEY_MISSING", "The header `Authorization: Bearer <key>` is missing.")
     return secret
+
+
+def too_slow() -> Refusal:
+    """A request's message, or one of a stream, was not whole in time."""
+    text = "The request's message was not whole in time."
+    return Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW", text, http_status=408)
+
+
+def _malformed(message: str) -> Refusal:
+    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE", message)
 
 
 def _unauthenticated(reason: str, message: str) -> Refusal:

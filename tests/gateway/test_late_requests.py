@@ -13,6 +13,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from gateway import interceptors
 from gateway.late_requests import InTime
@@ -23,6 +24,7 @@ from tunesmith.v1.tune_service_pb2_grpc import TuneServiceStub, add_TuneServiceS
 
 SERVICE = "/tunesmith.v1.TuneService/"
 KEY = (("authorization", "Bearer ts_all"),)
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 HEADERS, RESET, END_STREAM = 1, 3, 1  # of HTTP/2's frames
 
 
@@ -55,6 +57,7 @@ async def server() -> AsyncIterator[Server]:
     serving = grpc.aio.server(interceptors=[InTime(0.3), *chain])
     add_TuneServiceServicer_to_server(tunes, serving)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), serving)
+    reflection.enable_server_reflection([SERVICE.strip("/")], serving)
     port = serving.add_insecure_port("127.0.0.1:0")
     await serving.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -101,17 +104,56 @@ async def test_call_whose_message_does_not_come_is_ended_and_counted(method: str
 async def test_call_without_a_key_and_health_checks_end_too(server: Server) -> None:
     stranger = server.channel.stream_unary(SERVICE + "GetTune")(never())
     check = server.channel.stream_unary("/grpc.health.v1.Health/Check")(never())
+    reflecting = server.channel.stream_stream(REFLECTION)(never())
 
-    codes = [(await refusal_of(call)).code() for call in (stranger, check)]
+    refusals = [await refusal_of(call) for call in (stranger, check, reflecting)]
 
-    assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+    assert [refusal.code() for refusal in refusals] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 3
+    assert [reason_of(refusal) for refusal in refusals] == ["REQUEST_TOO_SLOW"] * 3
 
 
-async def test_call_without_a_message_is_refused(server: Server) -> None:
-    refusal = await refusal_of(server.channel.stream_unary(SERVICE + "GetTune")(none(), metadata=KEY))
+async def test_reflection_stream_answers_and_ends_once_no_further_message_comes(server: Server) -> None:
+    stubs: Any = reflection_pb2_grpc  # its type stubs know no asynchronous channel
+    call = stubs.ServerReflectionStub(server.channel).ServerReflectionInfo()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    answer = await asyncio.wait_for(call.read(), 20)
 
-    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
+    refusal = await refusal_of(call)
+
+    assert [service.name for service in answer.list_services_response.service] == [SERVICE.strip("/")]
+    assert reason_of(refusal) == "REQUEST_TOO_SLOW"
+    assert await asyncio.wait_for(server.ended.get(), 20) == ("ServerReflectionInfo", "DEADLINE_EXCEEDED")
+
+
+async def test_reflection_stream_that_its_caller_ends_is_no_late_one(server: Server) -> None:
+    stubs: Any = reflection_pb2_grpc
+    call = stubs.ServerReflectionStub(server.channel).ServerReflectionInfo()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    await call.done_writing()
+
+    answers = [answer async for answer in call]
+
+    assert len(answers) == 1
+    assert await call.code() is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize(
+    ("path", "metadata", "code", "reason"),
+    [
+        (SERVICE + "GetTune", KEY, "INVALID_ARGUMENT", "MALFORMED_MESSAGE"),
+        (SERVICE + "GetTune", (), "UNAUTHENTICATED", "KEY_MISSING"),
+        ("/grpc.health.v1.Health/Check", (), "INVALID_ARGUMENT", "MALFORMED_MESSAGE"),
+    ],
+)
+async def test_call_without_a_message_is_refused_after_its_key_and_counted(
+    path: str, metadata: Any, code: str, reason: str, server: Server
+) -> None:
+    refusal = await refusal_of(server.channel.stream_unary(path)(none(), metadata=metadata))
+
+    assert (refusal.code().name, reason_of(refusal)) == (code, reason)
+    assert "x-request-id" in dict(refusal.trailing_metadata() or ())
     assert server.tunes.asked == []
+    assert await asyncio.wait_for(server.ended.get(), 20) == (path.rpartition("/")[2], code)
 
 
 async def test_call_that_is_whole_in_time_is_served_for_as_long_as_it_takes(server: Server) -> None:
