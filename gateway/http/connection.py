@@ -2,7 +2,7 @@
 has the protocol; knows no route.
 
     headers                HEAD_SECONDS from the connection or a further request's first byte on; HEAD_BYTES
-    body                   BODY_RATE, looked at every BODY_SECONDS; how long it may be is in requests.py
+    body                   BODY_RATE, looked at every BODY_SECONDS; how long it may be, and JSON take, is in requests.py
     answer                 a caller that reads none of it for WRITE_SECONDS is dropped
     between two requests   uvicorn's own five seconds
     all connections        as many as admission.py lets in, of all and from one place
@@ -165,7 +165,7 @@ class Connection(HttpToolsProtocol):
         if not self._in_message:
             self.transport.close()  # it has asked for nothing
             return
-        self._refuse(_late(f"The headers took longer than {self.HEAD_SECONDS:g} s."))
+        self._refuse(errors.too_slow(f"The headers took longer than {self.HEAD_SECONDS:g} s."))
 
     def _look_at_body_later(self) -> None:
         self._body_bytes, self._was_paused = 0, self.flow.read_paused
@@ -175,7 +175,7 @@ class Connection(HttpToolsProtocol):
         least = self.BODY_RATE * self.BODY_SECONDS
         excused = self._was_paused or self.flow.read_paused
         if self._body_bytes < least and not excused:
-            self._refuse(_late(f"The body came at less than {self.BODY_RATE:g} bytes a second."))
+            self._refuse(errors.too_slow(f"The body came at less than {self.BODY_RATE:g} bytes a second."))
         else:
             self._look_at_body_later()
 
@@ -197,10 +197,6 @@ class Connection(HttpToolsProtocol):
             head += [f"{name}: {value}".encode("latin-1") for name, value in headers]
             self.transport.write(b"\r\n".join([*head, b"", answer.body]))
         self.transport.close()
-
-
-def _late(sentence: str) -> Refusal:
-    return Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW", sentence, http_status=408)
 
 
 def _head_too_large(most: int) -> Refusal:

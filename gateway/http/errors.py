@@ -63,6 +63,11 @@ def wrong_media_type(got: str) -> Refusal:
     return Refusal(grpc.StatusCode.INVALID_ARGUMENT, "UNSUPPORTED_MEDIA_TYPE", message, http_status=415)
 
 
+def too_slow(sentence: str) -> Refusal:
+    """Headers or body do not come, or not fast enough."""
+    return Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW", sentence, http_status=408)
+
+
 def too_large(most_bytes: int) -> Refusal:
     """The body or upload exceeds its bound."""
     message = f"At most {most_bytes} bytes are taken here."

@@ -84,7 +84,9 @@ class TranscodedRoute(BaseRoute):
                 raise errors.wrong_method(self._allowed)
             answer = await endpoint.answer(scope, receive, send)
         except Refusal as refusal:
-            headers = [("allow", self._allowed)] if refusal.http_status == 405 else []
+            # After a 408 hung up: the rest of that body would hold the connection for as long as it likes.
+            beside = {405: [("allow", self._allowed)], 408: [("connection", "close")]}
+            headers = beside.get(refusal.http_status, [])
             answer = errors.refused(refusal, request_id_of(scope), headers)
         if answer is not None:
             await answer.send(scope, send)

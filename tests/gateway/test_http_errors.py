@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +17,7 @@ from gateway.http.requests import Limits
 from gateway.status import Refusal, Violation, invalid
 from store import errors
 from tests.servers.front import Front, front, tune_request
+from tests.servers.uvicorn import served
 
 JSON = {"content-type": "application/json"}
 BODY_BYTES = 200_000
@@ -384,6 +386,30 @@ async def test_json_by_another_name_is_taken(door: Front, media_type: str) -> No
     answer = await door.http.post("/v1/tune", content=json.dumps(tune_request()), headers=headers)
 
     assert answer.status_code == 201
+
+
+async def test_a_json_body_has_a_time_in_all_however_steadily_it_comes() -> None:
+    async def dripping() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0)
+
+    async with front(limits=Limits(body_seconds=0.05)) as door:
+        answer = await asyncio.wait_for(door.http.post("/v1/tune", content=dripping(), headers=JSON), 20)
+
+    assert_refused(answer, 408, "DEADLINE_EXCEEDED", "REQUEST_TOO_SLOW")
+    assert door.tunes.asked == []
+
+
+async def test_who_sends_a_json_body_too_slowly_is_hung_up_on() -> None:
+    async with front(limits=Limits(body_seconds=0.05)) as door, served(door.app) as (host, port):
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"POST /v1/tune HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        answer = await asyncio.wait_for(reader.read(), 20)  # until the end
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"\r\nconnection: close\r\n" in answer
 
 
 @pytest.mark.parametrize("chunked", [False, True])
