@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import request_ids
 from gateway.http import errors
-from gateway.http.exchange import KEY, SLASHES, Answer, Disconnected, request_id_of
+from gateway.http.exchange import KEY, SLASHES, Answer, Disconnected, headers_of, request_id_of
 from gateway.status import Refusal
 
 log = structlog.get_logger()
@@ -44,10 +44,12 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(reversed(scope["headers"]))  # the first of each name
+        given = headers_of(scope)
         request_id = scope[KEY] = request_ids.accepted(given.get(request_ids.HEADER.encode()))
         trace = request_ids.traceparent(given.get(request_ids.TRACE_HEADER.encode()))
         _tidy(scope)
+        # A pipelined request's task begins with what the one before it has bound.
+        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id, **request_ids.trace_fields(trace))
         started = time.perf_counter()
         status, seconds = 0, 0.0

@@ -39,6 +39,11 @@ def request_id_of(scope: Scope) -> str:
     return str(scope[KEY])
 
 
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """Returns the request's headers: of those that came more than once the first, for every part of the shim alike."""
+    return dict(reversed(scope["headers"]))
+
+
 async def start(send: Send, status: int, headers: Headers) -> None:
     """Sends status and headers."""
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]

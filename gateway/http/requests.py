@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope
 
 from gateway.http import errors, json
 from gateway.http.bindings import Binding, Parameter
-from gateway.http.exchange import chunk_of, request_id_of
+from gateway.http.exchange import chunk_of, headers_of, request_id_of
 from gateway.http.reading import Fault, Loc, field_reader, reader, text_reader
 from gateway.peers import HEADER as PEER_HEADER
 from gateway.request_ids import HEADER
@@ -83,7 +83,7 @@ class RequestReader:
             Refusal: The body is too large, too slow or no JSON by its type.
             Disconnected: The caller went away.
         """
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = headers_of(scope)
         request = Request(self._new(), _metadata(headers, scope))
         if self._has_body:
             text = await self._body(headers, receive)

@@ -491,6 +491,35 @@ async def test_a_log_line_is_one_line_and_holds_no_secret(door: Front) -> None:
     assert "ts_all" not in str(logs)
 
 
+def _trace(digit: str) -> str:
+    return f"00-{digit * 32}-b7ad6b7169203331-01"
+
+
+async def test_a_pipelined_request_is_not_logged_with_the_trace_of_the_one_before() -> None:
+    head = "GET /v1/tune/a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ts_all\r\n"
+    packet = f"{head}traceparent: {_trace('a')}\r\n\r\n{head}Connection: close\r\n\r\n"
+    merged = [structlog.contextvars.merge_contextvars]
+    async with front() as door, served(door.app) as (host, port):
+        with structlog.testing.capture_logs(merged) as logs:
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(packet.encode())
+            await asyncio.wait_for(reader.read(), 20)  # until the end
+            writer.close()
+
+    answered = [line for line in logs if line["action"] == "http.answered"]
+    assert [line.get("trace_id") for line in answered] == ["a" * 32, None]
+    assert door.tunes.traces == [_trace("a"), None]
+
+
+async def test_of_two_traces_the_first_is_logged_and_passed_on(door: Front) -> None:
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logs:
+        twice = [("traceparent", _trace("a")), ("traceparent", _trace("b"))]
+        await door.http.get("/v1/tune/a", headers=twice)
+
+    assert [line["trace_id"] for line in logs if line["action"] == "http.answered"] == ["a" * 32]
+    assert door.tunes.traces == [_trace("a")]
+
+
 async def test_health_is_asked_too_often_to_be_logged(door: Front) -> None:
     with structlog.testing.capture_logs() as logs:
         await door.http.get("/health")

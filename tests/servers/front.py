@@ -45,6 +45,7 @@ class FakeTunes(TuneServiceServicer):
     fails: Exception | None = None
     asked: list[Any] = field(default_factory=list)
     callers: list[str] = field(default_factory=list)
+    traces: list[str | None] = field(default_factory=list)
     events: list[tune_pb2.TuneEvent | Exception] = field(default_factory=list)
     pause: asyncio.Event | None = None
     """Set: a watch waits for it before its first event."""
@@ -58,6 +59,7 @@ class FakeTunes(TuneServiceServicer):
     def _ask(self, request: Any) -> None:
         self.asked.append(request)
         self.callers.append(interceptors.caller().key_id)
+        self.traces.append(interceptors.traceparent())
         if self.fails is not None:
             raise self.fails
 
