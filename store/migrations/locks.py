@@ -14,6 +14,8 @@ that runs into a try goes on before the server looks for circles, so it is never
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 
 from psycopg import errors
 from sqlalchemy import Connection, inspect, text
@@ -25,6 +27,9 @@ import store.webhooks.tables  # noqa: F401  # fills the metadata, with all of st
 
 LIMIT = 0.5  # seconds of a try; whoever wants one of the tables meanwhile waits so long
 PAUSE = 0.5  # seconds between two tries
+SAID = 60  # tries from one line in the log to the next
+
+log = logging.getLogger(__name__)
 
 
 async def take(connection: AsyncConnection) -> None:
@@ -34,9 +39,13 @@ async def take(connection: AsyncConnection) -> None:
     names = await connection.run_sync(_tables)
     if not names:
         return  # the database is new
-    while True:
+    for tries in itertools.count():
         if await _taken(connection, names):
             return
+        if tries % SAID == 0:
+            # An operator would take it for a gateway that hangs.
+            waits = "The database's upgrade waits for transactions open on its tables; pg_stat_activity shows whose"
+            log.warning(waits, extra={"action": "upgrade_waits"})
         await asyncio.sleep(PAUSE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -103,6 +104,30 @@ async def test_upgrade_and_a_gateway_of_before_that_is_amid_a_transaction_both_c
     async with newer.read() as connection:
         assert (await connection.execute(text("SELECT step, traceparent FROM tunes"))).all() == [(7, None)]
     assert [entry.delivery.message_id for entry in await messages.log(newer)] == ["msg_1"]
+    await newer.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_upgrade_that_waits_says_so_now_and_then(
+    world: World, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken, tries = locks._taken, itertools.count(1)
+
+    async def taken_at_last(*args: Any) -> bool:
+        return next(tries) > 3 and await taken(*args)
+
+    monkeypatch.setattr(locks, "_taken", taken_at_last)
+    monkeypatch.setattr(locks, "SAID", 2)
+    monkeypatch.setattr(locks, "PAUSE", 0.01)
+    async with world.database.write() as transaction:
+        await transaction.connection.run_sync(lambda it: command.downgrade(migrations.configuration(it), "0010"))
+    newer = await Database.open(database_url, wakeups=False)
+
+    await newer.migrate()
+
+    assert (
+        sum("upgrade waits" in record.getMessage() for record in caplog.records) == 2
+    )  # at the first try and the third
     await newer.close()
 
 
