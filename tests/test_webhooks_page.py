@@ -65,7 +65,7 @@ def test_tries_on_the_page_are_the_schedule() -> None:
     assert tuple(pauses) == deliveries.SCHEDULE
     assert f"within {delivery.TIMEOUT:g} seconds" in PAGE
     assert f"have {delivery.ABREAST} of their own under way" in PAGE
-    assert f"A gateway sends to {delivery.LANES} endpoints" in PAGE
+    assert f"A gateway has {delivery.LANES} lanes, for one endpoint each" in " ".join(PAGE.split())
     assert f"no try has gone well for {deliveries.FAILING / 86400:g} days" in PAGE
     assert deliveries.LONGEST_PAUSE == 86400.0
     assert f"A tenant has\n{MOST} endpoints at most" in PAGE
