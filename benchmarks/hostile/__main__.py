@@ -8,6 +8,7 @@ import asyncio
 import json
 import statistics
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,17 @@ def figures(seen: Seen) -> dict[str, Any]:
         "leases_not_extended": seen.beats.lost,
         "gateway_memory_mb": spread(seen.memory, 1),
         "gateway_memory_growth_mb": round(last - first, 1),  # from the first third of the time to its last
+        "gateway_memory_mb_by_tenth": tenths(seen.memory),
         "judge_memory_mb_most": round(max(seen.judges), 1),
         "steps_trained_meanwhile": seen.steps[1] - seen.steps[0],
         "attempts_of_the_tune": sorted(seen.attempts),
     }
+
+
+def tenths(values: list[float]) -> list[float]:
+    """Means of the first tenth to the last: whether what grows comes to rest."""
+    bounds = [len(values) * part // 10 for part in range(11)]
+    return [round(statistics.mean(values[start:end]), 1) for start, end in pairwise(bounds) if end > start]
 
 
 def percentile(values: list[float], which: int) -> float:
