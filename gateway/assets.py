@@ -13,7 +13,7 @@ import grpc
 from gateway import wire
 from gateway.fetches import Fetches
 from gateway.hub import REPOSITORY
-from gateway.interceptors import caller
+from gateway.interceptors import also_judged_by, caller
 from gateway.outbound import OutboundRefused
 from gateway.status import Refusal, Violation, invalid
 from gateway.uploads import Uploads, incoming_key
@@ -37,13 +37,23 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
         self._uploads = uploads
         self._fetches = fetches
 
+    async def _faults(self, request: asset_service_pb2.CreateAssetRequest) -> list[Violation]:
+        """What is wrong with a request that no rule can say. It may break rules besides."""
+        kind = wire.word(asset_pb2.AssetType.DESCRIPTOR, "ASSET_TYPE_", request.asset_type)
+        return [*data_faults(request, kind), *fetch_faults(request, kind), *self._url_faults(request)]
+
+    @also_judged_by(_faults)
     async def CreateAsset(  # noqa: N802  - the proto's name, as all below
         self, request: asset_service_pb2.CreateAssetRequest, context: Context
     ) -> asset_service_pb2.CreateAssetResponse:
         """Stores an asset that waits for its bytes, which the caller uploads or a gateway fetches."""
-        check(request)
+        if faults := await self._faults(request):
+            raise invalid(faults)
+        if request.is_public and not caller().is_operator:
+            sentence = "only the operator's tenant may publish assets"
+            raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "OPERATOR_ONLY", sentence)
         if request.url or request.hf_repo:
-            fetcher = self._fetcher(request)  # first: what is no URL cannot be shown either
+            fetcher = self._fetcher(request)
             token = request.hf_token_secret if request.HasField("hf_token_secret") else None
             new = wire.new_asset(request, tenant_id=caller().tenant_id)
             row = await fetcher.order(new, wire.new_fetch(request), token)
@@ -102,17 +112,21 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
         """Who fetches it.
 
         Raises:
-            Refusal: Nobody does, or the URL will never do.
+            Refusal: Nobody does.
         """
         if self._fetches is None or (request.hf_repo and not self._fetches.has_hub):
             sentence = "fetching by the gateway is not configured: upload the bytes to the put_url instead"
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "FETCHING_NOT_CONFIGURED", sentence)
-        if request.url:
-            try:
-                self._fetches.check(request.url)
-            except OutboundRefused as exc:
-                raise invalid([Violation("url", exc.sentence, exc.reason)]) from exc
         return self._fetches
+
+    def _url_faults(self, request: asset_service_pb2.CreateAssetRequest) -> Iterator[Violation]:
+        """Whether the URL will never do; where nothing is fetched, that is said instead."""
+        if self._fetches is None or not request.url:
+            return
+        try:
+            self._fetches.check(request.url)
+        except OutboundRefused as exc:
+            yield Violation("url", exc.sentence, exc.reason)
 
     async def _preview(self, row: Asset, wanted: bool) -> str | None:
         if not wanted or row.asset_type != "file" or row.status != "ready" or not row.object_key:
@@ -120,24 +134,10 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
         return await self._objects.sign_get(row.object_key, URL_SECONDS)
 
 
-def check(request: asset_service_pb2.CreateAssetRequest) -> None:
-    """Holds the request against the rules that its descriptor cannot say.
-
-    Raises:
-        Refusal: It breaks one.
-    """
-    kind = wire.word(asset_pb2.AssetType.DESCRIPTOR, "ASSET_TYPE_", request.asset_type)
-    if faults := [*data_faults(request, kind), *fetch_faults(request, kind)]:
-        raise invalid(faults)
-    if request.is_public and not caller().is_operator:
-        sentence = "only the operator's tenant may publish assets"
-        raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "OPERATOR_ONLY", sentence)
-
-
 def data_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> Iterator[Violation]:
-    """Whether what is particular to a type is that of its type."""
+    """Whether what is particular to a type is that of its type; of none where the type is none."""
     arm = request.data.WhichOneof("data")
-    if arm != kind:
+    if kind in asset_pb2.AssetData.DESCRIPTOR.fields_by_name and arm != kind:
         told = f"is {arm!r}" if arm else "is missing"
         yield Violation("data", f"its asset_type {told}; asset_type is {kind!r}", "ASSET_TYPE_MISMATCH")
 

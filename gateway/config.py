@@ -171,7 +171,7 @@ class Settings(BaseSettings):
     @classmethod
     def _whole_url(cls, url: str | None) -> str | None:
         if url and not (_is_base(url, "http") or _is_base(url, "https")):
-            raise ValueError("wanted http://HOST[:PORT] or https://HOST[:PORT]")
+            raise ValueError("wanted http://HOST[:PORT] or https://HOST[:PORT], without a user or password")
         return url.rstrip("/") if url else None
 
     @field_validator("hub_url")
@@ -179,7 +179,8 @@ class Settings(BaseSettings):
     def _encrypted_url(cls, url: str | None) -> str | None:
         # It says which weights are fetched, and is shown tokens. On loopback nobody stands in between.
         if url and not (_is_base(url, "https") or (_is_base(url, "http") and _is_loopback(urlsplit(url).hostname))):
-            raise ValueError("wanted https://HOST[:PORT], or http://HOST[:PORT] of a loopback address")
+            wanted = "wanted https://HOST[:PORT], or http://HOST[:PORT] of a loopback address"
+            raise ValueError(f"{wanted}, without a user or password")
         return url.rstrip("/") if url else None
 
     @field_validator("objects_url")
@@ -238,7 +239,9 @@ def _is_base(url: str, scheme: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return parts.scheme == scheme and bool(parts.hostname) and not (parts.query or parts.fragment)
+    return (
+        parts.scheme == scheme and bool(parts.hostname) and not ("@" in parts.netloc or parts.query or parts.fragment)
+    )
 
 
 def _is_loopback(host: str | None) -> bool:
@@ -268,7 +271,9 @@ def describe(error: ErrorDetails) -> str:
     name = str(error["loc"][0])
     if error["type"] == "missing":
         return f"{PREFIX}{name.upper()} is not set: wanted {Settings.model_fields[name].description}"
-    value = "(not shown)" if name in SECRET else repr(error["input"])
+    # A URL that has a password where none is wanted is no less a secret.
+    is_secret = name in SECRET or (name.endswith("_url") and "@" in str(error["input"]))
+    value = "(not shown)" if is_secret else repr(error["input"])
     return f"{PREFIX}{name.upper()}={value}: {_wanted(error)}"
 
 

@@ -6,9 +6,9 @@ Called by the interceptors for every request; knows no message by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import protovalidate
 from buf.validate import validate_pb2
@@ -17,26 +17,77 @@ from google.protobuf.message import Message
 
 from gateway.http.profile import entry_of, is_map
 from gateway.status import Violation
+from tunesmith.v1 import options_pb2
 
 # Below it no list is long enough to be worth a look before the rules are.
 SMALL = 16 * 1024  # bytes
+SHOWN = 60  # characters of a value that are repeated
+COUNTED = ("repeated.min_items", "repeated.max_items", "map.min_pairs", "map.max_pairs")  # rules on how many there are
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def violations(message: Message) -> list[Violation]:
-    """Returns every rule that the message breaks.
-
-    Of lists longer than they may be only that is told: a rule over a whole list may cost the square of its length.
-    """
-    if message.ByteSize() > SMALL:
-        too_long = list(_too_long(message))
-        if too_long:
-            return too_long
+    """Returns every rule that the message breaks, each with what the value is where it can be shown."""
+    within, broken = cut(message)
     try:
-        found = [violation.proto for violation in protovalidate.collect_violations(message)]
+        found = protovalidate.collect_violations(within)
     except protovalidate.EvaluationError:  # it gives up on what takes too long
-        return [Violation("", "is too large to be judged", "TOO_LARGE")]
-    broken = [Violation(field_path(v.field), v.message, reason_of(v.rule_id)) for v in found]
-    return broken + [Violation(path, "must not contain U+0000", "CONTAINS_NUL") for path in _nuls(message)]
+        return [*broken, Violation("", "is too large to be judged", "TOO_LARGE")]
+    broken += [_told(violation, message.DESCRIPTOR) for violation in found]
+    return broken + [Violation(path, "must not contain U+0000", "CONTAINS_NUL") for path in _nuls(within)]
+
+
+def cut(message: AnyMessage) -> tuple[AnyMessage, list[Violation]]:
+    """Returns the message with its lists and maps no longer than they may be, so that it can be judged in bounded time,
+    for a rule over a whole list may cost the square of its length; and which of them were longer.
+    """
+    too_long = list(_too_long(message)) if message.ByteSize() > SMALL else []
+    if not too_long:
+        return message, []
+    within = type(message)()
+    within.CopyFrom(message)
+    for holder, name, most, _ in _bounds(within):
+        found = getattr(holder, name)
+        if isinstance(found, MutableMapping):
+            for key in list(found)[most:]:
+                del found[key]
+        else:
+            del found[most:]
+    return within, too_long
+
+
+def _told(violation: protovalidate.Violation, descriptor: Any) -> Violation:  # noqa: ANN401 - a Descriptor of either kind
+    rule, field = violation.proto, violation.proto.field
+    wanted, shown = rule.message, ""
+    leaf = _leaf(field, descriptor)
+    if leaf is not None and not rule.for_key:
+        options = leaf.GetOptions()
+        if rule.rule_id == "string.pattern" and options.HasExtension(options_pb2.pattern_words):
+            wanted = options.Extensions[options_pb2.pattern_words]
+        if not options.debug_redact:  # else a secret, also where it is mistyped
+            shown = _shown(violation.field_value, rule.rule_id)
+    return Violation(field_path(field), f"{wanted}; got {shown}" if shown else wanted, reason_of(rule.rule_id))
+
+
+def _leaf(field: Any, descriptor: Any) -> FieldDescriptor | None:  # noqa: ANN401 - as in field_path()
+    """Returns the field that a path ends with; None for a rule on the request as a whole, or on a oneof."""
+    leaf, inside = None, descriptor
+    for element in () if field is None else field.elements:
+        leaf = None if inside is None else inside.fields_by_number.get(element.field_number)
+        if leaf is None:
+            return None
+        inside = entry_of(leaf)[1].message_type if is_map(leaf) else leaf.message_type
+    return leaf
+
+
+def _shown(value: Any, rule_id: str) -> str:  # noqa: ANN401 - any field's
+    """Returns a value for the sentence of the rule that it breaks; nothing where its parts say more than the whole."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= SHOWN else f"{value[:SHOWN]!r}..., {len(value)} characters"
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    return str(len(value)) if rule_id in COUNTED else ""
 
 
 def reason_of(rule_id: str) -> str:
@@ -54,28 +105,35 @@ def field_path(field: Any) -> str:  # noqa: ANN401 - protovalidate's FieldPath, 
     return path
 
 
-def _too_long(message: Any) -> Iterator[Violation]:  # noqa: ANN401 - fields are got by name
-    for path, most, unit in _bounded(message.DESCRIPTOR):
-        found = message
-        for name in path:
-            found = getattr(found, name)
+def _too_long(message: Message) -> Iterator[Violation]:
+    for holder, name, most, path in _bounds(message):
+        found = getattr(holder, name)
         if len(found) > most:
-            reason = "REPEATED_MAX_ITEMS" if unit == "items" else "MAP_MAX_PAIRS"
-            yield Violation(".".join(path), f"must contain at most {most} {unit}, not {len(found)}", reason)
+            reason = "MAP_MAX_PAIRS" if isinstance(found, MutableMapping) else "REPEATED_MAX_ITEMS"
+            yield Violation(path, f"must contain no more than {most}; got {len(found)}", reason)
+
+
+def _bounds(message: Any) -> Iterator[tuple[Any, str, int, str]]:  # noqa: ANN401 - fields are got by name
+    """Yields each bounded list and map: what holds it, its name there, its bound, its path."""
+    for path, most in _bounded(message.DESCRIPTOR):
+        holder = message
+        for name in path[:-1]:
+            holder = getattr(holder, name)
+        yield holder, path[-1], most, ".".join(path)
 
 
 @cache
-def _bounded(descriptor: Descriptor) -> list[tuple[tuple[str, ...], int, str]]:
-    """Returns path, bound and unit of each list and map with a bound that is reached through single messages."""
-    bounded: list[tuple[tuple[str, ...], int, str]] = []
+def _bounded(descriptor: Descriptor) -> list[tuple[tuple[str, ...], int]]:
+    """Returns path and bound of each list and map with a bound that is reached through single messages."""
+    bounded: list[tuple[tuple[str, ...], int]] = []
     for field in descriptor.fields:
         rules = field.GetOptions().Extensions[validate_pb2.field]
         if is_map(field) and rules.map.max_pairs:
-            bounded.append(((field.name,), rules.map.max_pairs, "pairs"))
+            bounded.append(((field.name,), rules.map.max_pairs))
         elif field.is_repeated and rules.repeated.max_items:
-            bounded.append(((field.name,), rules.repeated.max_items, "items"))
+            bounded.append(((field.name,), rules.repeated.max_items))
         elif field.message_type is not None and not field.is_repeated and field.message_type is not descriptor:
-            bounded += [((field.name, *path), most, unit) for path, most, unit in _bounded(field.message_type)]
+            bounded += [((field.name, *path), most) for path, most in _bounded(field.message_type)]
     return bounded
 
 

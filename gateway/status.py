@@ -28,8 +28,10 @@ STATUS_KEY: Final = "grpc-status-details-bin"  # the trailing metadata in which 
 # it with what it could not read whole: a caller without a key learns only that, and others learn every fault at once.
 JUDGE_ONLY: Final = "x-tunesmith-judge-only"
 
-# A native client takes 8 KiB of metadata by default; what else rides in the trailers has room beside this.
-NATIVE_BYTES: Final = 6 * 1024
+# A native client takes 8 KiB of metadata by default, and an error that exceeds them it does not see at all. In them the
+# status is base64, the message stands once more, percent-encoded, and what else rides in the trailers wants its room.
+NATIVE_BYTES: Final = 4864
+MESSAGE_BYTES: Final = 1000
 
 # The class that is nearest in the error's ancestry counts.
 STORE: Final[dict[type[errors.StoreError], grpc.StatusCode]] = {
@@ -145,10 +147,10 @@ def rich(refused: Refusal, request_id: str, *, limit_bytes: int | None = None) -
     Args:
         refused: The refusal.
         request_id: Stands in RequestInfo.
-        limit_bytes: Leaves out the violations that exceed it, and says how many: a native client drops a whole status
-            that is larger than its metadata may be.
+        limit_bytes: Leaves out the violations that exceed it, and says how many; and cuts the message to MESSAGE_BYTES
+            as it goes over the wire.
     """
-    message = refused.message[:1000]
+    message = refused.message[:1000] if limit_bytes is None else _cut(refused.message)
     status = Status(code=refused.code.value[0], message=message)
     metadata = {"http_status": str(refused.http_status)} if refused.http_status != HTTP[refused.code] else {}
     _add(status, ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=metadata))
@@ -160,6 +162,16 @@ def rich(refused: Refusal, request_id: str, *, limit_bytes: int | None = None) -
         room = None if limit_bytes is None else limit_bytes - status.ByteSize()
         _add(status, _bad_request(refused.violations, room))
     return status
+
+
+def _cut(message: str) -> str:
+    """As much of the message as gRPC may percent-encode in MESSAGE_BYTES."""
+    left = MESSAGE_BYTES
+    for place, letter in enumerate(message):
+        left -= 1 if " " <= letter <= "~" and letter != "%" else 3 * len(letter.encode())
+        if left < 0:
+            return message[:place]
+    return message
 
 
 def _add(status: Status, detail: Message) -> None:

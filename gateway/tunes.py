@@ -4,7 +4,7 @@ through the HTTP shim; what a caller may do was decided by the interceptors.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -12,12 +12,14 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from gateway import wire
-from gateway.interceptors import caller, traceparent
+from gateway.interceptors import also_judged_by, caller, traceparent
 from gateway.places import Places
-from gateway.status import Refusal
+from gateway.status import Refusal, Violation
 from gateway.watch import Closing, Watch
 from store import estimates, events, tunes
 from store.database import Database
+from store.errors import InvalidReference
+from store.submission import FILES, Named
 from store.tables import Tune
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
 
@@ -32,6 +34,15 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         self._watch = watch
         self._places = Places(database)
 
+    async def _unfit(self, request: tune_service_pb2.CreateTuneRequest) -> list[Violation]:
+        """What a request that breaks rules names wrongly besides."""
+        if not request.details.HasField("lora_tune"):
+            return []
+        named = wire.named(request, tenant_id=caller().tenant_id)
+        unfit = await tunes.unfit(self._database, named)
+        return [*_twice(named), *(Violation(path, text, InvalidReference.reason) for path, text in unfit)]
+
+    @also_judged_by(_unfit)
     async def CreateTune(  # noqa: N802  - the proto's name, as all below
         self, request: tune_service_pb2.CreateTuneRequest, context: Context
     ) -> tune_pb2.Tune:
@@ -104,3 +115,12 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
             wire.tune(row, queue_position=place, pending_reason=reason)
             for row, (place, reason) in zip(rows, found, strict=True)
         ]
+
+
+def _twice(named: Named) -> Iterator[Violation]:
+    """Which files are named again, where the rule (files.unique) says no more than that some are."""
+    first: dict[str, int] = {}
+    for place, file_id in enumerate(named.file_ids):
+        if file_id and first.setdefault(file_id, place) != place:
+            text = f"{file_id!r} is files[{first[file_id]}] already"
+            yield Violation(f"{FILES}[{place}].file_id", text, "FILES_UNIQUE")

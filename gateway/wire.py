@@ -24,6 +24,7 @@ from store.assets import AssetFilter, NewAsset
 from store.estimates import Estimate
 from store.fetches import NewFetch
 from store.states import TuneState
+from store.submission import Named
 from store.tables import Asset as AssetRow
 from store.tables import Event as EventRow
 from store.tables import Tune as TuneRow
@@ -126,6 +127,14 @@ def new_tune(request: tune_service_pb2.CreateTuneRequest, *, tenant_id: str, tra
         request_hash=request_hash(request),
         traceparent=traceparent,
     )
+
+
+def named(request: tune_service_pb2.CreateTuneRequest, *, tenant_id: str) -> Named:
+    """The assets that CreateTune names."""
+    asked = request.details.lora_tune
+    base = asked.base_checkpoint
+    engine = base.engine if base.HasField("engine") else None
+    return Named(tenant_id, base.checkpoint_id, engine, [file.file_id for file in asked.files])
 
 
 def request_hash(request: tune_service_pb2.CreateTuneRequest) -> str:
@@ -296,8 +305,9 @@ def number(enum: EnumDescriptor, prefix: str, word: str | None) -> Any:  # noqa:
 
 
 def word(enum: EnumDescriptor, prefix: str, value: int) -> str:
-    """The word that rows hold for an enum's value."""
-    return enum.values_by_number[value].name.removeprefix(prefix).lower()
+    """The word that rows hold for an enum's value; empty for one that this version does not know."""
+    known = enum.values_by_number.get(value)
+    return "" if known is None else known.name.removeprefix(prefix).lower()
 
 
 def given(message: Message, field: str) -> Any:  # noqa: ANN401  - each field's own type

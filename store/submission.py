@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.assets import look_up
 from store.database import Transaction
@@ -71,6 +72,20 @@ class NewTune:
 
 
 @dataclass(frozen=True)
+class Named:
+    """The assets that a request names."""
+
+    tenant_id: str
+    """Who asks."""
+    checkpoint_ref: str
+    """As in NewTune."""
+    checkpoint_engine: str | None
+    """Likewise."""
+    file_ids: Sequence[str]
+    """In order."""
+
+
+@dataclass(frozen=True)
 class Submitted:
     """What became of a submission."""
 
@@ -96,6 +111,18 @@ async def write_submissions(transaction: Transaction, news: Sequence[NewTune]) -
 async def check_submission(transaction: Transaction, new: NewTune) -> Submitted:
     """The same for one, writing nothing."""
     return (await _look_up(transaction, [new])).judge(new)
+
+
+async def check_named(connection: AsyncConnection, named: Named) -> list[tuple[str, str]]:
+    """Within a read: every asset that points nowhere or will not do, with its field, in a request that may break rules.
+    What PostgreSQL cannot be asked for (NUL) is there for nobody.
+    """
+    checkpoint = None
+    if "\0" not in named.checkpoint_ref:
+        checkpoint = await look_up(connection, named.tenant_id, named.checkpoint_ref)
+    ids = list({id for id in named.file_ids if "\0" not in id})
+    files = {row.id: row for row in await connection.execute(_FILES_BY_ID, {"files": ids})}
+    return [*_unfit(named, checkpoint, files)]
 
 
 @dataclass
@@ -157,14 +184,8 @@ class _Desk:
 
     def _violations(self, new: NewTune) -> Iterator[tuple[str, str]]:
         """Everything in the request that points nowhere. Another's asset is no different from none."""
-        yield from _unfit(new, self.checkpoints[new.tenant_id, new.checkpoint_ref])
-        for place, (file_id, _) in enumerate(new.files):
-            asset = self.files.get(file_id)
-            path = f"{FILES}[{place}].file_id"
-            if asset is None or asset.tenant_id != new.tenant_id:
-                yield path, f"there is no file {file_id}"
-            elif asset.asset_type != "file":
-                yield path, f"{file_id} is a {asset.asset_type}, not a file"
+        named = Named(new.tenant_id, new.checkpoint_ref, new.checkpoint_engine, [id for id, _ in new.files])
+        yield from _unfit(named, self.checkpoints[new.tenant_id, new.checkpoint_ref], self.files)
         yield from _unstorable(new)
 
     def _accept(self, new: NewTune, checkpoint: Asset) -> Tune:
@@ -208,17 +229,25 @@ class _Desk:
         return tune
 
 
-def _unfit(new: NewTune, checkpoint: Asset | None) -> Iterator[tuple[str, str]]:
-    """What stands against the base checkpoint."""
-    path, ref = f"{CHECKPOINT}.checkpoint_id", repr(new.checkpoint_ref)
+def _unfit(named: Named, checkpoint: Asset | None, files: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What stands against the assets: the checkpoint, and those of the files that were found, by id."""
+    path, ref = f"{CHECKPOINT}.checkpoint_id", repr(named.checkpoint_ref)
     if checkpoint is None:
         yield path, f"there is no asset {ref}"
     elif checkpoint.asset_type != "checkpoint":
         yield path, f"the asset {ref} is a {checkpoint.asset_type}, and not a checkpoint"
     elif checkpoint.status != "ready":
         yield path, f"the checkpoint {ref} is {checkpoint.status}, and not ready"
-    elif new.checkpoint_engine is not None and new.checkpoint_engine != checkpoint.engine:
-        yield f"{CHECKPOINT}.engine", f"the checkpoint's engine is {checkpoint.engine!r}"
+    elif named.checkpoint_engine is not None and named.checkpoint_engine != checkpoint.engine:
+        sentence = f"the checkpoint's engine is {checkpoint.engine!r}, not {named.checkpoint_engine!r}"
+        yield f"{CHECKPOINT}.engine", sentence
+    for place, file_id in enumerate(named.file_ids):
+        asset = files.get(file_id)
+        path = f"{FILES}[{place}].file_id"
+        if asset is None or asset.tenant_id != named.tenant_id:
+            yield path, f"there is no file {file_id!r}"
+        elif asset.asset_type != "file":
+            yield path, f"{file_id!r} is a {asset.asset_type}, not a file"
 
 
 def _unstorable(new: NewTune) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from store.errors import NotFound
 from store.events import status_changed
 from store.moves import change, lock, move
 from store.states import LEASED, TERMINAL, TuneState
-from store.submission import NewTune, Submitted, check_submission, write_submissions
+from store.submission import Named, NewTune, Submitted, check_named, check_submission, write_submissions
 from store.tables import IS_QUEUED, Tune, record, tunes
 
 __all__ = [
@@ -83,6 +83,12 @@ async def check(db: Database, new: NewTune) -> Tune:
     if not submitted.replayed:
         submitted.tune.id = ""
     return submitted.tune
+
+
+async def unfit(db: Database, named: Named) -> list[tuple[str, str]]:
+    """Of the assets that a request names, those that submit() would refuse: (proto field path, sentence) of each."""
+    async with db.read() as connection:
+        return await check_named(connection, named)
 
 
 async def find(db: Database, tenant_id: str, tune_id: str) -> Tune:

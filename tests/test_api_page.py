@@ -11,6 +11,7 @@ import grpc
 
 from gateway.http.locations import TYPES
 from gateway.http.requests import Limits
+from gateway.rules import reason_of
 from gateway.status import HTTP, STORE
 from store import errors
 
@@ -47,8 +48,11 @@ def trees() -> Iterator[ast.Module]:
 
 
 def words_of_the_code() -> set[str]:
+    """Those in Python, and the ids of our own rules in the protos of callers."""
     nodes = (node for tree in trees() for node in ast.walk(tree))
     strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for path in (REPOSITORY / "protos" / "tunesmith" / "v1").glob("*.proto"):
+        strings |= {reason_of(id) for id in re.findall(r'^ +id: "(.+)"$', path.read_text(), re.MULTILINE)}
     return {string for string in strings if WORD.fullmatch(string) and not ENVIRONMENT.fullmatch(string)}
 
 

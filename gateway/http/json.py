@@ -26,6 +26,9 @@ from gateway.http.writing import writer
 # Where a string ends does not matter here, so an unfinished one is one token: no text makes this quadratic.
 _BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+|[\[{]|[\]}]', re.DOTALL)
 
+# Likewise: what is matched without its group is a string.
+_CONSTANT = re.compile(r'"(?:[^"\\]++|\\.)*+"?+|(NaN|-?Infinity)', re.DOTALL)
+
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -63,8 +66,9 @@ def loads(text: bytes, depth: int = 64) -> Any:  # noqa: ANN401
     _refuse_deep(text, depth)
     try:
         return json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except MalformedError:  # a ValueError too: it has its own words
-        raise
+    except _ConstantError as exc:  # the parser does not say where, and it is the first
+        found = next(match for match in _CONSTANT.finditer(text.decode()) if match[1])
+        raise MalformedError(f"{exc} is not JSON", found.start()) from exc
     except json.JSONDecodeError as exc:
         raise MalformedError(exc.msg, exc.pos) from exc
     except UnicodeDecodeError as exc:
@@ -84,8 +88,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return repeated
 
 
+class _ConstantError(ValueError):
+    """A number that is none, by its name."""
+
+
 def _refuse_constant(name: str) -> NoReturn:
-    raise MalformedError(f"{name} is not JSON", 0)
+    raise _ConstantError(name)
 
 
 def _refuse_deep(text: bytes, depth: int) -> None:

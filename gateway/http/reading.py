@@ -50,6 +50,14 @@ MOST_FAULTS = 10_000
 STRUCT_DEPTH = 24
 
 
+# What stands for an element that could not be read; of numbers and enums 0. Its message is judged, never carried out.
+_NOTHING: dict[int, Any] = {
+    FieldDescriptor.TYPE_STRING: "",
+    FieldDescriptor.TYPE_BYTES: b"",
+    FieldDescriptor.TYPE_BOOL: False,
+}
+
+
 class Repeated(dict[str, Any]):
     """A JSON object in which a key stood more than once; `keys_repeated` says which."""
 
@@ -193,6 +201,7 @@ def _list_reader(field: FieldDescriptor) -> Reader:
     name = field.name
     descriptor = field.message_type
     convert = None if descriptor is not None else converter(field)
+    nothing = _NOTHING.get(field.type, 0)
 
     def read(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         here = (*loc, name)
@@ -210,6 +219,7 @@ def _list_reader(field: FieldDescriptor) -> Reader:
                 elements.append(convert(element))
             except Unreadable as fault:
                 faults.append(Fault((*here, index), fault.msg, fault.kind))
+                elements.append(nothing)  # holds the place: rules tell those after it by theirs
 
     return read
 
@@ -252,6 +262,7 @@ def text_reader(field: FieldDescriptor) -> Reader:
     if field.message_type is not None:
         return field_reader(field)
     parse, name, repeated = parser(field), field.name, field.is_repeated
+    nothing = _NOTHING.get(field.type, 0)
 
     def read(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         for index, text in enumerate(value if repeated else [value]):
@@ -259,7 +270,9 @@ def text_reader(field: FieldDescriptor) -> Reader:
                 parsed = parse(text)
             except Unreadable as fault:
                 faults.append(Fault((*loc, index) if repeated else loc, fault.msg, fault.kind))
-                continue
+                if not repeated:
+                    continue
+                parsed = nothing  # as in a list
             if repeated:
                 getattr(message, name).append(parsed)
             else:

@@ -85,11 +85,13 @@ def test_odd_request_is_taken_or_refused_at_its_place_over_http(http: Client, fi
     assert answer.status_code == 422, answer.text
     told = {(tuple(fault["loc"]), fault["type"]) for fault in answer.json()["detail"]}
     if isinstance(odd.value, float) and not math.isfinite(odd.value):  # JSON has no such number
-        assert told == {(("body", 0), "json_invalid")}
-        assert json.dumps(odd.value) in answer.json()["detail"][0]["msg"]
+        number = json.dumps(odd.value)
+        assert told == {(("body", content.index(number)), "json_invalid")}
+        assert number in answer.json()["detail"][0]["msg"]
     else:
         assert (tuple(odd.loc), odd.type) in told
-        assert {loc for loc, _ in told} == {tuple(odd.loc)}
+        # Of a list that is odd each element is told of besides.
+        assert {loc[: len(odd.loc)] for loc, _ in told} == {tuple(odd.loc)}
     assert http.get("/v1/tunes").json()["total"] == 0
 
 
@@ -112,7 +114,7 @@ def test_odd_request_is_taken_or_refused_at_its_place_over_grpc(
     assert told.code is grpc.StatusCode.INVALID_ARGUMENT
     assert told.reason == ("INVALID_REFERENCE" if odd.reason == "INVALID_REFERENCE" else "INVALID_REQUEST")
     assert (odd.field, odd.reason) in [(violation.field, violation.reason) for violation in told.violations]
-    assert {violation.field for violation in told.violations} == {odd.field}
+    assert all(one.field.startswith(odd.field) for one in told.violations if one.reason != "AND_MORE")
     assert call("ListTunes", tune_service_pb2.ListTunesRequest()).total == 0
 
 

@@ -47,6 +47,31 @@ def test_wrong_request_is_422_and_names_the_field(
     assert client.get("/v1/tunes").json()["total"] == before
 
 
+def test_types_rules_and_what_points_nowhere_are_told_in_one_answer(client: Client, before: int) -> None:
+    body = tune_request("a:b", [UNKNOWN], steps="ten", trigger_words=[5, "\x85"], hyperparameters={"rnk": 4, "rank": 0})
+    body["details"]["base_checkpoint"]["checkpoint_id"] = "nobody:nothing"
+    body["metadata"] = {"k": "v" * 513}
+    details = ["body", "details"]
+
+    response = client.post("/v1/tune", json=body)
+
+    assert response.status_code == 422, response.text
+    told = {tuple(violation["loc"]): violation["type"] for violation in response.json()["detail"]}
+    assert told == {
+        ("body", "name"): "string_pattern_mismatch",
+        ("body", "metadata", "k"): "string_too_long",
+        (*details, "steps"): "int_type",
+        (*details, "trigger_words"): "too_long",
+        (*details, "trigger_words", 0): "string_type",
+        (*details, "trigger_words", 1): "string_pattern_mismatch",
+        (*details, "hyperparameters", "rnk"): "extra_forbidden",
+        (*details, "hyperparameters", "rank"): "value_error",
+        (*details, "base_checkpoint", "checkpoint_id"): "value_error",
+        (*details, "files", 0, "file_id"): "value_error",
+    }
+    assert client.get("/v1/tunes").json()["total"] == before
+
+
 def test_malformed_json_is_422_with_its_place(client: Client) -> None:
     response = client.post("/v1/tune", content=b'{"name": "x", ', headers={"Content-Type": "application/json"})
 

@@ -75,6 +75,17 @@ def test_hub_is_asked_over_tls_or_on_this_host(url: str, monkeypatch: pytest.Mon
     assert config.read().hub_url == url
 
 
+@pytest.mark.parametrize("key", ["HUB_URL", "PUBLIC_URL"])
+def test_password_in_a_url_that_wants_none_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_FETCH", "on")
+    monkeypatch.setenv(f"TUNESMITH_{key}", "https://user:hunter2@hub.example")
+
+    with pytest.raises(ConfigError, match=f"TUNESMITH_{key}=.*without a user or password") as caught:
+        config.read()
+
+    assert "hunter2" not in str(caught.value)
+
+
 def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_PUBLIC_URL", "")
     monkeypatch.setenv("TUNESMITH_HTTP", "")

@@ -422,6 +422,22 @@ def test_the_place_of_malformed_json_is_where_the_parser_stopped() -> None:
     assert caught.value.fault.loc == ("body", 9)
 
 
+@pytest.mark.parametrize(
+    ("text", "offset"),
+    [
+        ('{"é\\"NaN": "NaN", "b": [1, NaN, -Infinity]}', 27),
+        ('{"Infinity": -Infinity}', 13),
+        ("NaN", 0),
+    ],
+)
+def test_the_place_of_a_number_that_is_none_is_where_it_stands(text: str, offset: int) -> None:
+    with pytest.raises(MalformedError) as caught:
+        loads(text.encode())
+
+    assert caught.value.fault.loc == ("body", offset)
+    assert text[offset:].startswith(caught.value.fault.msg.removeprefix("JSON decode error: ").split()[0])
+
+
 def test_brackets_in_strings_are_not_nesting() -> None:
     text = plain.dumps({"a": "[{" * 1000, "b": ['\\"[' * 100]}).encode()
 

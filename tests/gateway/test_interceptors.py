@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import string
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -118,6 +120,25 @@ async def test_a_rule_broken_is_told_with_every_violation(native: Native) -> Non
     assert details(rich, ErrorInfo).domain == "tunesmith"
     await asyncio.wait_for(native.ended.wait(), 5)  # the answer is sent a moment before the rpc ends
     assert native.rpcs == [("CreateTune", "INVALID_ARGUMENT")]
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "é", "名", "🦊", "\x01"])
+async def test_an_error_of_whatever_letters_fits_into_a_clients_metadata(native: Native, letter: str) -> None:
+    sentence = f"there is no file {letter * 128!r}"
+    faults = [(f"details.lora_tune.files[{number}].file_id", sentence) for number in range(1000)]
+    native.tunes.fails = errors.InvalidReference(faults)
+
+    error, rich = await refusal_of(native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=KEY))
+
+    violations = details(rich, BadRequest).field_violations
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert violations[0].description == sentence
+    assert violations[-1].description == f"and {1000 - len(violations) + 1} more"
+    as_sent = (
+        len(quote(error.details() or "", safe=string.punctuation.replace("%", " ")))
+        + len(rich.SerializeToString()) * 4 // 3
+    )
+    assert as_sent < 8192 - 500, "what is named, and the request's id, want their room"
 
 
 async def test_a_request_id_comes_back_with_answers_and_with_errors(native: Native) -> None:

@@ -150,7 +150,7 @@ def texts() -> Iterator[Odd]:
         yield Odd("CreateTune", word, value)
     yield Odd("CreateTune", word, "", "STRING_MIN_LEN", "string_too_short")
     yield Odd("CreateTune", word, "w" * 129, "STRING_MAX_LEN", "string_too_long")
-    for value in (" ", "a\nb", "a\0b"):
+    for value in (" ", "a\nb", "a\0b", "a\x85b"):
         yield Odd("CreateTune", word, value, "STRING_PATTERN", "string_pattern_mismatch")
     for value in ("v" * 512, BIDI, ""):
         yield Odd("CreateTune", ("metadata", "key"), value)

@@ -60,7 +60,7 @@ async def test_whatever_stands_against_a_checkpoint_is_said_of_its_field(world: 
     sentence = "the checkpoint 'unready' is ready_to_upload, and not ready"
     assert await told(checkpoint_ref=unready.name) == [(path, sentence)]
     assert await told(checkpoint_engine="image/flux-dev") == [
-        ("details.lora_tune.base_checkpoint.engine", f"the checkpoint's engine is '{ENGINE}'")
+        ("details.lora_tune.base_checkpoint.engine", f"the checkpoint's engine is '{ENGINE}', not 'image/flux-dev'")
     ]
 
 

@@ -371,6 +371,22 @@ async def test_all_that_is_wrong_with_an_asset_is_told_at_once(tenant: Any, ask:
     assert told.violations.keys() == {"data", "hf_repo"}
 
 
+async def test_rules_that_an_asset_breaks_are_told_with_all_else(tenant: Any, ask: Any) -> None:
+    request = checkpoint_request(asset_type=asset_pb2.ASSET_TYPE_FILE, name="a/b", hf_repo="no repository")
+    unknown = checkpoint_request(asset_type=99, hf_repo="no repository")
+    empty = asset_service_pb2.CreateAssetRequest(name="n", asset_type=asset_pb2.ASSET_TYPE_FILE, hf_repo="o/r")
+
+    told = [await ask.refused(tenant.assets.CreateAsset(one)) for one in (request, unknown, empty)]
+
+    assert [one.violations.keys() for one in told] == [
+        {"name", "data", "hf_repo"},
+        {"asset_type", "hf_repo"},
+        {"data", "hf_repo"},
+    ]
+    assert told[0].violations["data"] == "its asset_type is 'checkpoint'; asset_type is 'file'"
+    assert told[2].violations["data"] == "value is required"
+
+
 async def test_operator_may_publish(service: Any, tenant: Any) -> None:
     operator = await service.tenant("house", is_operator=True)
 

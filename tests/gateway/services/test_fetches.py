@@ -396,6 +396,20 @@ async def test_wrong_request_is_told_by_its_field_and_leaves_nothing(make: Make,
 
 
 @on_sqlite
+async def test_url_that_will_not_do_is_told_beside_all_else(make: Make, ask: Any) -> None:
+    caller = await (await make("https://hub.example", started=False)).caller("owner")
+    url = "http://169.254.169.254/latest"
+
+    within = await ask.refused(caller.create(checkpoint(url=url, hf_repo="o/r")))
+    request = checkpoint(url=url, hf_repo="o/r")
+    request.name = "a:b"
+    broken = await ask.refused(caller.create(request))
+
+    assert within.violations.keys() == {"url", "hf_repo"}
+    assert broken.violations == within.violations | {"name": broken.violations["name"]}
+
+
+@on_sqlite
 async def test_repository_gives_no_picture_and_nothing_where_no_hub_is_set(make: Make, ask: Any) -> None:
     caller = await (await make(started=False)).caller("owner")
     asked = picture("")

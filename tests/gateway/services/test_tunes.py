@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from store import leases, reports, tunes
+from store.errors import DatabaseAway
 from tunesmith.v1 import asset_pb2, asset_service_pb2, tune_pb2, tune_service_pb2, tune_service_pb2_grpc
 
 # Fixtures' types live in conftest.py, which cannot be imported: Any here.
@@ -146,6 +147,79 @@ async def test_unknown_checkpoint_and_unknown_file_are_told_at_once(tenant: Any,
         "details.lora_tune.base_checkpoint.checkpoint_id",
         "details.lora_tune.files[1].file_id",
     ]
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_broken_rules_and_what_points_nowhere_are_told_at_once(
+    tenant: Any, other: Any, ask: Any, validate_only: bool
+) -> None:
+    mine, theirs = (await tenant.upload(ask.png())).id, (await other.upload(ask.png())).id
+    request = ask.tune(
+        [mine, "asset_unknown", theirs, mine, "", "a\0b"], name="a:b", checkpoint="nobody:x", steps=0, priority=101
+    )
+    request.validate_only = validate_only
+
+    told = await ask.refused(tenant.tunes.CreateTune(request))
+
+    files = "details.lora_tune.files"
+    assert told.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert told.violations == {
+        "name": "must have none of / ? # % : and no control characters; got 'a:b'",
+        f"{files}": "names the same file_id more than once",
+        f"{files}[4].file_id": "must be at least 1 characters; got ''",
+        "details.lora_tune.steps": "must be greater than or equal to 1 and less than or equal to 100000; got 0",
+        "priority": "must be greater than or equal to -100 and less than or equal to 100; got 101",
+        f"{files}[5].file_id": "must not contain U+0000",
+        f"{files}[3].file_id": f"'{mine}' is files[0] already",
+        "details.lora_tune.base_checkpoint.checkpoint_id": "there is no asset 'nobody:x'",
+        f"{files}[1].file_id": "there is no file 'asset_unknown'",
+        f"{files}[2].file_id": f"there is no file '{theirs}'",
+    }
+
+
+async def test_nothing_is_told_of_what_stands_in_a_field_that_is_not_there(tenant: Any, ask: Any) -> None:
+    bare = ask.tune([])
+    bare.details.lora_tune.ClearField("base_checkpoint")
+    armless = tune_service_pb2.CreateTuneRequest(name="n", details=tune_pb2.TuneDetails())
+
+    told = [await ask.refused(tenant.tunes.CreateTune(request)) for request in (bare, armless)]
+
+    assert told[0].violations.keys() == {"details.lora_tune.base_checkpoint", "details.lora_tune.files"}
+    assert len(told[1].violations) == 1
+
+
+async def test_checkpoint_that_will_not_do_is_told_beside_a_broken_rule(tenant: Any, ask: Any) -> None:
+    picture = await tenant.upload(ask.png())
+    request = ask.tune([picture.id], name="..")
+    request.details.lora_tune.base_checkpoint.engine = "image/flux-dev"
+
+    told = await ask.refused(tenant.tunes.CreateTune(request))
+
+    assert told.violations.keys() == {"name", "details.lora_tune.base_checkpoint.engine"}
+
+
+async def test_broken_rules_are_told_though_the_database_is_away(
+    tenant: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(database: Any, named: Any) -> Any:
+        raise DatabaseAway("on purpose")
+
+    monkeypatch.setattr(tunes, "unfit", away)
+
+    told = await ask.refused(tenant.tunes.CreateTune(ask.tune(["asset_unknown"], name="..")))
+
+    assert (told.code, told.violations.keys()) == (grpc.StatusCode.INVALID_ARGUMENT, {"name"})
+
+
+async def test_list_of_files_that_is_too_long_is_looked_at_as_far_as_it_may_go(tenant: Any, ask: Any) -> None:
+    picture = await tenant.upload(ask.png())
+    names = [f"asset_{number:020}" for number in range(30_000)]
+
+    told = await ask.refused(tenant.tunes.CreateTune(ask.tune([picture.id, *names])))
+
+    assert told.violations["details.lora_tune.files"] == "must contain no more than 1000; got 30001"
+    assert told.violations["details.lora_tune.files[1].file_id"] == f"there is no file '{names[0]}'"
+    assert "details.lora_tune.files[0].file_id" not in told.violations
 
 
 async def test_file_of_another_tenant_is_as_unknown_as_none(tenant: Any, other: Any, ask: Any) -> None:
