@@ -35,6 +35,8 @@ PAGE = 100  # how many a list answers where the caller does not say
 
 #: data.file_format of a picture, by what the bytes are. The contract's list is closed: others are unknown.
 PICTURE_FORMATS = {"jpeg": ("jpg", "jpeg"), "png": ("png",)}
+#: Two words for one format: who looks for either finds both.
+SAME_FORMAT = dict.fromkeys(PICTURE_FORMATS["jpeg"], PICTURE_FORMATS["jpeg"])
 
 log = structlog.get_logger(__name__)
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -248,12 +250,17 @@ def asset_filter(request: asset_service_pb2.ListAssetsRequest) -> AssetFilter:
         asset_types=[word(asset_pb2.AssetType.DESCRIPTOR, "ASSET_TYPE_", kind) for kind in request.asset_type if kind],
         engines=list(request.engine),
         engine_type=given(request, "engine_type"),
-        file_formats=[one.lower() for one in request.file_format],
-        asset_ids=[one.strip() for one in request.asset_ids.split(",") if one.strip()],
+        file_formats=sorted({same for one in request.file_format for same in SAME_FORMAT.get(one, (one,))}),
+        asset_ids=ids_in(request.asset_ids) if request.HasField("asset_ids") else None,
         owner=given(request, "owner"),
         limit=request.limit or PAGE,
         offset=request.offset,
     )
+
+
+def ids_in(text: str) -> list[str]:
+    """The ids in a list with commas; none where there is nothing between them."""
+    return [one.strip() for one in text.split(",") if one.strip()]
 
 
 def picture_data(data: Mapping[str, Any], found: str) -> dict[str, Any]:
@@ -311,6 +318,5 @@ def word(enum: EnumDescriptor, prefix: str, value: int) -> str:
 
 
 def given(message: Message, field: str) -> Any:  # noqa: ANN401  - each field's own type
-    """An optional field's value; None where it is unset, and where it is a string without content."""
-    value = getattr(message, field) if message.HasField(field) else None
-    return None if value == "" else value
+    """An optional field's value; None where it is unset. A string without content is a value: nothing is called so."""
+    return getattr(message, field) if message.HasField(field) else None

@@ -52,7 +52,9 @@ class NewAsset:
 
 @dataclass(frozen=True)
 class AssetFilter:
-    """Which assets to list. None or empty lets everything through; several must all hold."""
+    """Which assets to list. None, or of the sequences that are () by default an empty one, lets everything through;
+    several must all hold.
+    """
 
     name: str | None = None
     """The exact name."""
@@ -68,8 +70,8 @@ class AssetFilter:
     """What stands before the engine's slash."""
     file_formats: Sequence[str] = ()
     """Any of these in data.file_format."""
-    asset_ids: Sequence[str] = ()
-    """Any of these."""
+    asset_ids: Sequence[str] | None = None
+    """Any of these; of none at all, none: who deletes what is listed has named nothing."""
     owner: str | None = None
     """Name of a tenant; of another than the caller's only public ones are listed."""
     offset: int = 0
@@ -173,7 +175,7 @@ async def list_assets(db: Database, tenant_id: str, which: AssetFilter) -> tuple
         "formats": which.file_formats,
         "ids": which.asset_ids,
     }
-    given = {name: values for name, values in lists.items() if values}
+    given = {name: values for name, values in lists.items() if values is not None}
     page = matching.order_by(assets.c.created_at.desc(), assets.c.id.desc()).offset(which.offset).limit(which.limit)
     async with db.read() as connection:
         total = (await connection.execute(select(func.count()).select_from(matching.subquery()), given)).scalar_one()
@@ -202,7 +204,7 @@ def _conditions(tenant_id: str, which: AssetFilter) -> Iterator[ColumnElement[bo
         yield assets.c.engine.startswith(which.engine_type + "/", autoescape=True)
     if which.file_formats:
         yield among(assets.c.file_format, "formats")
-    if which.asset_ids:
+    if which.asset_ids is not None:
         yield among(assets.c.id, "ids")
 
 

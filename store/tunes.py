@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TuneFilter:
-    """Which tunes to list. None or empty lets everything through; several must all hold."""
+    """Which tunes to list. None, or no trigger words, lets everything through; several must all hold."""
 
     name: str | None = None
     """The exact name."""

@@ -9,8 +9,10 @@ import pytest
 
 from gateway import wire
 from gateway.http import json as profile
+from store.assets import AssetFilter
 from store.states import TuneState
 from store.tables import Asset, Event, Tune
+from store.tunes import TuneFilter
 from tunesmith.v1 import asset_pb2, asset_service_pb2, tune_pb2, tune_service_pb2
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -234,11 +236,19 @@ def test_request_hash_knows_a_retry_whatever_its_id() -> None:
 
 
 def test_filter_by_nothing_lets_everything_through_a_hundred_at_a_time() -> None:
-    which = wire.asset_filter(asset_service_pb2.ListAssetsRequest(name="", asset_ids=" , "))
-    tunes = wire.tune_filter(tune_service_pb2.ListTunesRequest(name="", engine=""))
+    which = wire.asset_filter(asset_service_pb2.ListAssetsRequest())
+    tunes = wire.tune_filter(tune_service_pb2.ListTunesRequest())
 
-    assert (which.name, which.asset_ids, which.limit, which.offset) == (None, [], 100, 0)
-    assert (tunes.name, tunes.engine, tunes.trigger_words, tunes.limit, tunes.offset) == (None, None, [], 100, 0)
+    assert (which, which.limit, which.offset) == (AssetFilter(asset_types=[], engines=[], file_formats=[]), 100, 0)
+    assert (tunes, tunes.limit, tunes.offset) == (TuneFilter(trigger_words=[]), 100, 0)
+
+
+def test_filter_that_is_given_and_empty_counts() -> None:
+    which = wire.asset_filter(asset_service_pb2.ListAssetsRequest(name="", owner="", asset_ids=" , "))
+    tunes = wire.tune_filter(tune_service_pb2.ListTunesRequest(name="", engine="", base_checkpoint_id=""))
+
+    assert (which.name, which.owner, which.asset_ids) == ("", "", [])
+    assert (tunes.name, tunes.engine, tunes.base_checkpoint) == ("", "", "")
 
 
 def test_filter_holds_all_that_was_asked_for() -> None:
@@ -246,14 +256,14 @@ def test_filter_holds_all_that_was_asked_for() -> None:
         asset_service_pb2.ListAssetsRequest(
             asset_type=[asset_pb2.ASSET_TYPE_LORA],
             data_type=asset_pb2.DATA_TYPE_FP16,
-            file_format=["PNG"],
+            file_format=["png", "jpeg"],
             asset_ids="asset_1, asset_2",
             is_public=False,
             limit=5,
         )
     )
 
-    assert (which.asset_types, which.data_type, which.file_formats) == (["lora"], "fp16", ["png"])
+    assert (which.asset_types, which.data_type, which.file_formats) == (["lora"], "fp16", ["jpeg", "jpg", "png"])
     assert (which.asset_ids, which.is_public, which.limit) == (["asset_1", "asset_2"], False, 5)
 
 

@@ -110,6 +110,7 @@ async def test_filters_must_all_hold(world: World) -> None:
     assert await found(engine_type="imag") == []
     assert await found(file_formats=["png", "safetensors"]) == sorted([picture.id, lora.id])
     assert await found(asset_ids=[picture.id, world.checkpoint.id]) == [picture.id]
+    assert await found(asset_ids=[]) == []
     assert await found(owner="tunesmith") == [world.checkpoint.id]
     assert await found(owner="other") == []
     assert await found(owner="acme") == sorted([picture.id, lora.id])

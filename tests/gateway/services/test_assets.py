@@ -421,6 +421,12 @@ async def test_list_gives_pages_newest_first_with_previews_where_asked(tenant: A
         ({"engine_type": "image"}, {"base"}),
         ({"engine_type": "text"}, set()),
         ({"file_format": ["png"]}, {"cat.png"}),
+        ({"file_format": ["jpeg", "safetensors"]}, set()),
+        ({"name": ""}, set()),
+        ({"owner": ""}, set()),
+        ({"engine": [""]}, set()),
+        ({"asset_ids": ""}, set()),
+        ({"asset_ids": " ,, "}, set()),
         ({"is_public": True}, {"tiny-shapes", "default-sd15", "default-sdxl"}),
         ({"is_public": False}, {"base", "cat.png"}),
         ({"owner": "octoai"}, {"default-sd15", "default-sdxl"}),
@@ -436,6 +442,29 @@ async def test_list_filters(tenant: Any, ask: Any, which: dict[str, Any], names:
 
     assert {asset.name for asset in listed.data} == names
     assert listed.total == len(names)
+
+
+@pytest.mark.parametrize("word", ["jpg", "jpeg"])
+async def test_either_word_for_a_jpeg_finds_it_whichever_it_is_told_by(tenant: Any, word: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "JPEG")
+    told_jpg = await tenant.upload(file.getvalue())
+    data = asset_pb2.AssetData(file=asset_pb2.FileData(file_format=asset_pb2.FILE_EXTENSION_JPEG))
+    told_jpeg = await tenant.assets.CreateAsset(
+        asset_service_pb2.CreateAssetRequest(asset_type=asset_pb2.ASSET_TYPE_FILE, name="waits", data=data)
+    )
+
+    found = await tenant.assets.ListAssets(asset_service_pb2.ListAssetsRequest(file_format=[word]))
+
+    assert [asset.id for asset in found.data] == [told_jpeg.asset.id, told_jpg.id]
+
+
+@pytest.mark.parametrize("word", ["nope", "PNG", ""])
+async def test_word_that_is_no_format_is_no_filter(tenant: Any, ask: Any, word: str) -> None:
+    told = await ask.refused(tenant.assets.ListAssets(asset_service_pb2.ListAssetsRequest(file_format=["png", word])))
+
+    assert (told.code, told.violations.keys()) == (grpc.StatusCode.INVALID_ARGUMENT, {"file_format[1]"})
+    assert "safetensors" in told.violations["file_format[1]"]
 
 
 async def test_deleted_asset_is_gone(tenant: Any, ask: Any) -> None:

@@ -56,7 +56,8 @@ def questions(tune_id: str) -> Iterator[tuple[Message, object]]:
     yield tunes.ListTuneEventsRequest(id=tune_id, after_id=INT64 - 1, limit=1000), NOTHING
     for text in (EMOJI, BIDI, "'; --", "%", "_", "\\", "x" * 100_000, "\ufffe"):
         yield tunes.ListTunesRequest(name=text, trigger_words=[text], engine=text, base_checkpoint_id=text), NOTHING
-        yield assets.ListAssetsRequest(name=text, engine=[text], file_format=[text], owner=text), NOTHING
+        yield assets.ListAssetsRequest(name=text, engine=[text], owner=text), NOTHING
+        yield assets.ListAssetsRequest(file_format=[text]), INVALID
         for of in (tunes.GetTuneRequest, tunes.CancelTuneRequest, tunes.DeleteTuneRequest, tunes.WatchTuneRequest):
             yield of(id=text), NOT_FOUND
         for one in (assets.GetAssetRequest, assets.CompleteUploadRequest, assets.DeleteAssetRequest):
@@ -65,10 +66,23 @@ def questions(tune_id: str) -> Iterator[tuple[Message, object]]:
     yield tunes.ListTunesRequest(trigger_words=["\0"]), INVALID
     yield tunes.ListTunesRequest(trigger_words=["w"] * 10_000), NOTHING
     yield assets.ListAssetsRequest(engine=["e"] * 10_000), NOTHING
+    for empty in (
+        tunes.ListTunesRequest(name=""),
+        tunes.ListTunesRequest(engine=""),
+        tunes.ListTunesRequest(base_checkpoint_id=""),
+        tunes.ListTunesRequest(trigger_words=[""]),
+    ):
+        yield empty, NOTHING
     yield assets.ListAssetsRequest(asset_ids=",".join(["asset_x"] * 4000)), NOTHING
     yield assets.ListAssetsRequest(asset_ids=",".join(["asset_x"] * 5000)), INVALID
     yield assets.ListAssetsRequest(asset_type=[asset_pb2.ASSET_TYPE_LORA] * 10_000), NOTHING
-    for rule in ({"asset_type": [99]}, {"data_type": 99}, {"engine_type": "picture"}):
+    for rule in (
+        {"asset_type": [99]},
+        {"data_type": 99},
+        {"engine_type": "picture"},
+        {"engine_type": ""},
+        {"file_format": [""]},
+    ):
         yield assets.ListAssetsRequest(**rule), INVALID
 
 
