@@ -313,6 +313,7 @@ class Server:
             CALLER_SERVICES,
             objects=(self._objects, self._signer),
             room=Room(self._settings.upload_memory_bytes, refused=partial(self._metrics.limited, "uploads")),
+            check_put=self._uploads.check_put,
             extra_routes=[openapi.route(described), *docs.routes()],
             health=self._say_health,
             record=self._metrics.http,

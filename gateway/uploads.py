@@ -26,7 +26,8 @@ from gateway.status import Refusal
 from gateway.turns import Turns
 from store import assets
 from store.database import Database
-from store.errors import NotFound
+from store.errors import DatabaseAway, NotFound, StateForbids
+from store.leftovers import UNJUDGED
 from store.objects import Objects
 from store.objects.base import ObjectMissing, ObjectReplaced
 from store.objects.opening import opened
@@ -75,6 +76,24 @@ class Uploads:
         """The size that an asset of the type may have."""
         return self._max_bytes.get(asset_type, self._max_weights_bytes)
 
+    async def check_put(self, key: str) -> None:
+        """Whether what is put there can still become an asset's. Its signed URL opens for an hour, and the verdict may
+        come in the first minute of it.
+
+        Raises:
+            StateForbids: The asset is judged or deleted.
+        """
+        asset_id = key.removeprefix(incoming_key(""))
+        if asset_id == key:
+            return  # a trainer's: reports say what is wanted of these
+        try:
+            status = await assets.status_of(self._database, asset_id)
+        except DatabaseAway:
+            return  # to store bytes no database is needed; to complete the upload it will be
+        if status is not None and status not in UNJUDGED:
+            sentence = f"asset {asset_id} is {status}: bytes that are put now would change nothing; create a new asset"
+            raise StateForbids(sentence)
+
     async def complete(self, tenant_id: str, asset_id: str, *, skip_validation: bool | None = None) -> Asset:
         """Judges what was uploaded. An asset that was judged before comes back as it is.
 
@@ -86,6 +105,7 @@ class Uploads:
 
         Raises:
             NotFound: The tenant has no such asset.
+            StateForbids: It is in error.
             Refusal: Nothing was uploaded, or too much.
         """
         asked = tenant_id, asset_id, skip_validation
@@ -116,6 +136,9 @@ class Uploads:
                     row = await self._find(tenant_id, asset_id)  # as it is now: we may have waited
                     if row.status in JUDGED:
                         return row
+                    if row.status not in UNJUDGED:
+                        details = row.status_details.rstrip(".")
+                        raise StateForbids(f"asset {asset_id} is in {row.status} ({details}): create a new asset")
                     try:
                         return await self._judge(
                             row, row.skip_validation if skip_validation is None else skip_validation
@@ -152,6 +175,8 @@ class Uploads:
         found = {there: stat.size_bytes async for there, stat in self._objects.list(f"assets/{row.id}/")}
         if not found:
             sentence = f"nothing was uploaded for {row.id}: PUT its bytes to the put_url first"
+            if row.url or row.hf_repo:
+                sentence = f"{row.id} is still being fetched, and completed when its bytes are there: GET it to see"
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_UPLOADED", sentence)
         key = key if key in found else min(found)
         most = self.most_bytes(row.asset_type)  # it may have been another one when the URL was signed

@@ -166,6 +166,15 @@ async def find_many(db: Database, tenant_id: str, ids: Sequence[str]) -> dict[st
         return {row.id: record(Asset, row) for row in await connection.execute(query, {"ids": ids})}
 
 
+async def status_of(db: Database, asset_id: str) -> str | None:
+    """Where it stands, also where it is deleted, whosever it is; None: there is no such asset."""
+    async with db.read() as connection:
+        return (await connection.execute(_STATUS, {"id": asset_id})).scalar()
+
+
+_STATUS = select(assets.c.status).where(_IS_IT)  # by the primary key
+
+
 async def list_assets(db: Database, tenant_id: str, which: AssetFilter) -> tuple[list[Asset], int]:
     """A page of the assets that match, newest first, and how many match in all."""
     matching = _LIVING.where(*_conditions(tenant_id, which))

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.http import json, transcoding
 from gateway.http.edge import Edge, Recorder, answer_http_exception, answer_refusal
 from gateway.http.exchange import Answer
+from gateway.http.objects import CheckPut, any_key
 from gateway.http.objects import route as objects_route
 from gateway.http.requests import Limits
 from gateway.http.room import Room
@@ -53,6 +54,7 @@ def build(
     *,
     objects: tuple[Objects, Signer] | None = None,
     room: Room | None = None,
+    check_put: CheckPut = any_key,
     extra_routes: Sequence[BaseRoute] = (),
     health: Health = _well,
     record: Recorder = lambda route, verb, status, seconds: None,
@@ -65,6 +67,7 @@ def build(
         services: Whose rpcs with an HTTP rule are served.
         objects: The object store, and who has signed the URLs of its objects that lead here. None: none does.
         room: Memory for uploads that come here. None: as much as they like.
+        check_put: Told the key of each upload that comes here; what of the store's it raises is the answer.
         extra_routes: Matched before the transcoded ones.
         health: What /health answers: 200 where its `status` is "ok", else 503.
         record: Told of every request: (route, verb, status, seconds until the answer began).
@@ -73,7 +76,7 @@ def build(
     limits = limits or Limits()
     routes: list[BaseRoute] = [Route("/health", _Health(health), methods=["GET", "HEAD"])]
     if objects is not None:
-        routes.append(objects_route(*objects, room or Room()))
+        routes.append(objects_route(*objects, room or Room(), check_put))
     routes += [*extra_routes, *transcoding.routes(channel, services, limits)]
     app = Starlette(
         routes=routes,

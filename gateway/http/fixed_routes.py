@@ -91,7 +91,7 @@ def _put_object() -> Operation:
     content = {"application/json": {"schema": {"type": "object"}}}
     responses = {
         "200": {"description": "The bytes are there.", "headers": NAMED, "content": content},
-        "400": refusal(400, "The body has not the length that `Content-Length` says."),
+        "400": refusal(400, "The body is not all of the object, or the asset does not wait for it any more."),
         "408": refusal(408, "The upload came too slowly."),
         "413": refusal(413, "The upload is too large."),
     }

@@ -45,19 +45,28 @@ _HEADERS = (
 )
 
 
-def route(objects: Objects, signer: Signer, room: Room) -> BaseRoute:
+#: Told the key of a PUT before its bytes are asked for. Raises StoreError where they would be for nothing.
+CheckPut = Callable[[str], Awaitable[None]]
+
+
+async def any_key(key: str) -> None:
+    """Lets every PUT pass."""
+
+
+def route(objects: Objects, signer: Signer, room: Room, check_put: CheckPut = any_key) -> BaseRoute:
     """Returns the route of all objects. `room`: the memory that uploads may take."""
     verbs = ["GET", "HEAD", "PUT"] if isinstance(objects, LocalObjects) else ["PUT"]
-    return Route(PATH, _Objects(objects, signer, room), methods=verbs)
+    return Route(PATH, _Objects(objects, signer, room, check_put), methods=verbs)
 
 
 class _Objects:
     """ASGI app below the route."""
 
-    def __init__(self, objects: Objects, signer: Signer, room: Room) -> None:
+    def __init__(self, objects: Objects, signer: Signer, room: Room, check_put: CheckPut) -> None:
         self._objects = objects
         self._signer = signer
         self._room = room
+        self._check_put = check_put
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request. The expiry counts now, and not during it: a slow upload may outlive its URL."""
@@ -91,6 +100,7 @@ class _Objects:
         declared = int(said[:18]) if said.isdigit() else None  # None: chunked
         if declared is not None and declared > most_bytes:
             raise errors.too_large(most_bytes)
+        await self._check_put(key)
         first = most = self._objects.write_memory(most_bytes if declared is None else declared)
         gathered_bytes = self._objects.gathered_bytes
         if declared is None and gathered_bytes is not None:  # most pictures are far smaller than they might be

@@ -111,13 +111,14 @@ def move_bytes(walker: Client, pictures: list[Path]) -> None:
 
     put = walker.put(put_url, content=pictures[0].read_bytes())
     completed = walker.post(f"/v1/assets/{asset_id}/complete-upload", json={"token": created["token"]})
+    late = walker.put(put_url, content=pictures[1].read_bytes())
     get_url = walker.get(f"/v1/assets/{asset_id}").json()["transfer_api"]["get_url"]
     whole = walker.get(get_url)
     part = walker.get(get_url, headers={"Range": "bytes=0-3"})
     past = walker.get(get_url, headers={"Range": "bytes=999999999-"})
     forged = walker.get(get_url + "0")
 
-    assert statuses(put, completed, whole, part, past, forged) == [200, 200, 200, 206, 416, 403]
+    assert statuses(put, completed, late, whole, part, past, forged) == [200, 200, 400, 200, 206, 416, 403]
     assert whole.content == pictures[0].read_bytes()
 
 

@@ -81,6 +81,7 @@ class Service:
     signer: Signer
     watch: Watch
     judges: Judges
+    uploads: Uploads
     address: str
 
     async def tenant(self, name: str, *, is_operator: bool = False) -> Tenant:
@@ -144,7 +145,7 @@ async def service(database: Database, tmp_path: Path) -> AsyncIterator[Service]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     watching = asyncio.create_task(watch.run())
-    yield Service(database, objects, signer, watch, judges, f"127.0.0.1:{port}")
+    yield Service(database, objects, signer, watch, judges, uploads, f"127.0.0.1:{port}")
     watch.close()
     await server.stop(1)
     watching.cancel()
