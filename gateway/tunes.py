@@ -19,6 +19,7 @@ from gateway.watch import Closing, Watch
 from store import estimates, events, tunes
 from store.database import Database
 from store.errors import InvalidReference
+from store.states import TuneState
 from store.submission import FILES, Named
 from store.tables import Tune
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
@@ -50,7 +51,9 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         new = wire.new_tune(request, tenant_id=caller().tenant_id, traceparent=traceparent())
         if request.validate_only:
             checked = await tunes.check(self._database, new)
-            return wire.tune_without_id(checked, await estimates.estimate(self._database, checked))
+            fails = checked.state is TuneState.FAILED
+            estimate = None if fails else await estimates.estimate(self._database, checked)
+            return wire.tune_without_id(checked, estimate)
         submitted = await tunes.submit(self._database, new)
         if submitted.replayed:
             await context.send_initial_metadata((("idempotent-replay", "true"),))

@@ -15,7 +15,7 @@ half of it for the choice of the tenant, and the commit's fsync on top.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -24,11 +24,12 @@ from sqlalchemy import Float, Integer, bindparam, cast, exists, not_, or_, selec
 from store.attempts import Claim, LeaseRef, Offer, newest_snapshot
 from store.database import Transaction
 from store.dialect import among, later, now
-from store.events import Entry, status_changed
+from store.events import status_changed
 from store.expiry import SILENCE, has_ended
 from store.moves import LOST, POISON_LIMIT, end_lost, move
 from store.states import LEASED, TuneState
-from store.tables import IS_QUEUED, Asset, Tune, assets, liveness, queues, record, tenants, tunes
+from store.tables import IS_QUEUED, Tune, assets, liveness, queues, record, tenants, tunes
+from store.verdicts import Judged, called, judge_files, look_up
 
 GIB = 2**30
 WARM_WAIT = timedelta(seconds=30)  # for which the head of a queue may be passed over
@@ -179,12 +180,11 @@ def _fetched_name(source: dict[str, Any] | None) -> str | None:
 async def _assign(
     transaction: Transaction, tune: Tune, crashes: int, offer: Offer, lease_seconds: float
 ) -> Claim | Tune:
-    rows = await transaction.execute(_ASSETS, {"ids": [tune.checkpoint_id, *(id for id, _ in tune.files)]})
-    known = {row.id: record(Asset, row) for row in rows}
-    judged = _judge_files(tune, known)
+    known = await look_up(transaction, [tune.checkpoint_id, *(id for id, _ in tune.files)])
+    judged = judge_files(tune, known)
     checkpoint = known[tune.checkpoint_id]
     if judged.failure is None and checkpoint.source is None and checkpoint.object_key is None:
-        judged = replace(judged, failure=("CHECKPOINT_UNREADY", f"{_called(checkpoint)} has not been uploaded."))
+        judged = replace(judged, failure=("CHECKPOINT_UNREADY", f"{called(checkpoint)} has not been uploaded."))
     if judged.failure is not None:
         return await _fail(transaction, tune, judged)
     tune = await _lease(transaction, tune, judged, crashes, offer, lease_seconds)
@@ -194,11 +194,8 @@ async def _assign(
     return Claim(lease, tune, files, checkpoint, newest_snapshot(tune))
 
 
-_ASSETS = select(assets).where(among(assets.c.id, "ids"))  # by the primary key; deleted ones too
-
-
 async def _lease(
-    transaction: Transaction, tune: Tune, judged: _Judged, crashes: int, offer: Offer, lease_seconds: float
+    transaction: Transaction, tune: Tune, judged: Judged, crashes: int, offer: Offer, lease_seconds: float
 ) -> Tune:
     entries = list(judged.entries)
     if tune.state in LEASED:
@@ -221,70 +218,10 @@ async def _lease(
     )
 
 
-async def _fail(transaction: Transaction, tune: Tune, judged: _Judged) -> Tune:
+async def _fail(transaction: Transaction, tune: Tune, judged: Judged) -> Tune:
     """Straight from the queue to FAILED (or from a lease that has ended): no attempt could fare better."""
     assert judged.failure is not None
     reason, details = judged.failure
     entries = [*judged.entries, status_changed(TuneState.FAILED, reason, details, tune.attempts)]
     values = {**judged.values, "status_details": details}
     return await move(transaction, tune, TuneState.FAILED, entries, **values)
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """How a tune's files stand when it is claimed."""
-
-    entries: Sequence[Entry] = ()
-    """A verdict on each that cannot be used."""
-    values: dict[str, Any] = field(default_factory=dict)
-    """Columns of the result."""
-    failure: tuple[str, str] | None = None
-    """(reason, sentence) where the tune cannot go on."""
-
-
-def _judge_files(tune: Tune, known: dict[str, Asset]) -> _Judged:
-    """What is not there to be trained on, each with its reason. Judged once: a later attempt sees the same pictures."""
-    if tune.available is not None:
-        return _judged_before(tune, known)
-    faults = [(id, *fault) for id, _ in tune.files if (fault := _fault(known.get(id))) is not None]
-    unready = [id for id, reason, _ in faults if reason == "NOT_UPLOADED"]
-    rejected = [id for id, reason, _ in faults if reason != "NOT_UPLOADED"]
-    good = len(tune.files) - len(faults)
-    values: dict[str, Any] = {"available": good, "rejected": rejected, "unready": unready}
-    if not faults:
-        return _Judged(values=values)
-    sentences = {id: f"{_called(known.get(id))} {details}." for id, _, details in faults}
-    verdicts: list[Entry] = [
-        ("verdict", {"file_id": id, "accepted": False, "reason": reason, "details": sentences[id]})
-        for id, reason, _ in faults
-    ]
-    which = f"{len(faults)} of {len(tune.files)} files"
-    why = " ".join(sentences.values())
-    if tune.continue_on_rejection and good:
-        return _Judged(verdicts, {**values, "status_details": f"Goes on without {which}. {why}"})
-    reason = "UNREADY_PICTURES" if unready and not rejected else "REJECTED_PICTURES"
-    return _Judged(verdicts, values, (reason, f"{which} cannot be used. {why}"))
-
-
-def _judged_before(tune: Tune, known: dict[str, Asset]) -> _Judged:
-    """A trainer may have refused a picture and died before it could say that the tune has failed for it."""
-    if tune.continue_on_rejection or not tune.rejected:
-        return _Judged()
-    which = " and ".join(_called(known.get(id)) for id in tune.rejected)
-    return _Judged(failure=("REJECTED_PICTURES", f"{which} cannot be used; the events say why."))
-
-
-def _fault(file: Asset | None) -> tuple[str, str] | None:
-    """(reason for programs, the rest of a sentence) where the file cannot be trained on."""
-    if file is None or file.status == "deleted":
-        return "DELETED", "was deleted"
-    if file.status in ("ready_to_upload", "uploaded"):
-        return "NOT_UPLOADED", "has not been uploaded"
-    if file.status == "ready":
-        return None
-    reason = str((file.status_info or {}).get("reason") or "REJECTED")
-    return reason, f"was rejected ({file.status_details.rstrip('.') or reason})"
-
-
-def _called(asset: Asset | None) -> str:
-    return "A file" if asset is None else f"{asset.name!r} ({asset.id})"

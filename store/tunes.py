@@ -18,6 +18,7 @@ from store.moves import change, lock, move
 from store.states import LEASED, TERMINAL, TuneState
 from store.submission import Named, NewTune, Submitted, check_named, check_submission, write_submissions
 from store.tables import IS_QUEUED, Tune, record, tunes
+from store.verdicts import foretell, look_up
 
 __all__ = [
     "NewTune",
@@ -77,11 +78,14 @@ async def submit(db: Database, new: NewTune) -> Submitted:
 
 
 async def check(db: Database, new: NewTune) -> Tune:
-    """All that submit() checks, storing nothing: the tune as it would be, with an empty id."""
+    """All that submit() checks, storing nothing: the tune as it would be, without an id; FAILED where it cannot go on
+    without a file that is refused already.
+    """
     async with db.write() as transaction:
         submitted = await check_submission(transaction, new)
-    if not submitted.replayed:
-        submitted.tune.id = ""
+        if not submitted.replayed:
+            submitted.tune.id = ""
+            foretell(submitted.tune, await look_up(transaction, [id for id, _ in submitted.tune.files]))
     return submitted.tune
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import grpc
 import pytest
 
-from store import leases, reports, tunes
+from store import estimates, leases, reports, tunes
 from store.errors import DatabaseAway
+from store.estimates import Estimate
 from tunesmith.v1 import asset_pb2, asset_service_pb2, tune_pb2, tune_service_pb2, tune_service_pb2_grpc
 
 # Fixtures' types live in conftest.py, which cannot be imported: Any here.
@@ -88,6 +89,79 @@ async def test_validate_only_tells_the_tune_and_stores_nothing(tenant: Any, ask:
     assert would_be.details.lora_tune.base_checkpoint.engine == "image/stable-diffusion-v1-5"
     listed = await tenant.tunes.ListTunes(tune_service_pb2.ListTunesRequest())
     assert listed.total == 0
+
+
+async def test_validate_only_tells_a_failure_that_is_certain_and_the_tune_itself_is_accepted(
+    tenant: Any, ask: Any
+) -> None:
+    good, bad = await tenant.upload(ask.png()), await tenant.upload(b"junk", name="junk.png")
+    coming = (await tenant.assets.CreateAsset(ask.file())).asset
+    request = ask.tune([good.id, bad.id, coming.id], validate_only=True)
+
+    told = await tenant.tunes.CreateTune(request)
+    request.validate_only = False
+    accepted = await tenant.tunes.CreateTune(request)
+
+    sentence = f"1 of 3 files cannot be used. 'junk.png' ({bad.id}) was rejected ({bad.status_details})."
+    assert (told.id, told.status, told.status_details) == ("", tune_pb2.TUNE_STATUS_FAILED, sentence)
+    assert (list(told.result.rejected_assets), list(told.result.unready_assets)) == ([bad.id], [])
+    assert told.result.number_of_available_assets == 2
+    assert (accepted.status, accepted.HasField("result")) == (tune_pb2.TUNE_STATUS_PENDING, False)
+
+
+async def test_validate_only_tells_what_a_tune_goes_on_without(tenant: Any, ask: Any) -> None:
+    good, bad = await tenant.upload(ask.png()), await tenant.upload(b"junk", name="junk.png")
+    coming = (await tenant.assets.CreateAsset(ask.file())).asset
+
+    asked = ([good.id, bad.id], [bad.id], [bad.id, coming.id], [coming.id])
+    goes_on, fails, may_go_on, waits = [
+        await tenant.tunes.CreateTune(ask.tune(ids, validate_only=True, continue_on_rejection=True)) for ids in asked
+    ]
+
+    assert goes_on.status == may_go_on.status == waits.status == tune_pb2.TUNE_STATUS_PENDING
+    assert goes_on.status_details.startswith("Goes on without 1 of 2 files. 'junk.png'")
+    assert may_go_on.status_details.startswith("Goes on without 1 of 2 files.")
+    assert (waits.status_details, waits.HasField("result")) == ("", False)
+    assert fails.status == tune_pb2.TUNE_STATUS_FAILED
+    assert fails.status_details.startswith("1 of 1 files cannot be used.")
+
+
+async def test_validate_only_estimates_no_time_of_what_fails(
+    tenant: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def estimate(*_: object) -> Estimate:
+        return Estimate(60.0, 2.0, 1)
+
+    monkeypatch.setattr(estimates, "estimate", estimate)
+    good, bad = await tenant.upload(ask.png()), await tenant.upload(b"junk")
+
+    told = [await tenant.tunes.CreateTune(ask.tune([id], validate_only=True)) for id in (good.id, bad.id)]
+
+    assert [one.HasField("estimate") for one in told] == [True, False]
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_checkpoint_that_is_a_pickle_is_refused_at_once(
+    service: Any, tenant: Any, ask: Any, validate_only: bool
+) -> None:
+    picture = await tenant.upload(ask.png())
+    data = asset_pb2.CheckpointData(engine="image/stable-diffusion-v1-5", file_format=asset_pb2.FILE_FORMAT_PT)
+    created = await tenant.assets.CreateAsset(
+        asset_service_pb2.CreateAssetRequest(
+            asset_type=asset_pb2.ASSET_TYPE_CHECKPOINT,
+            name="mine",
+            data=asset_pb2.AssetData(checkpoint=data),
+            skip_validation=True,
+        )
+    )
+    await service.put(created.asset.id, b"\x80\x04\x95" + bytes(100))
+    await tenant.assets.CompleteUpload(asset_service_pb2.CompleteUploadRequest(id=created.asset.id))
+
+    told = await ask.refused(
+        tenant.tunes.CreateTune(ask.tune([picture.id], checkpoint="mine", validate_only=validate_only))
+    )
+
+    assert "is a pickle" in told.violations["details.lora_tune.base_checkpoint.checkpoint_id"]
 
 
 async def test_retry_is_known_though_its_checkpoint_is_gone(service: Any, ask: Any) -> None:
