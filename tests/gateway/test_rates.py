@@ -68,11 +68,30 @@ def test_to_look_takes_nothing(buckets: Buckets) -> None:
     assert buckets.take("a", 0.1) == 0
 
 
-def test_a_rate_that_is_changed_holds_at_once(buckets: Buckets, clock: Clock) -> None:
+def test_who_had_a_lower_rate_has_used_no_more_of_a_higher_one(buckets: Buckets, clock: Clock) -> None:
     taken(buckets, "a", 1.0, 100)
     clock.now += 1
 
-    assert taken(buckets, "a", 100.0, 5000) == pytest.approx(100, abs=1)
+    assert taken(buckets, "a", 100.0, 5000) == pytest.approx(100 * BURST - 9, abs=1)
+
+
+def test_a_rate_that_is_given_back_locks_nobody_out(buckets: Buckets, clock: Clock) -> None:
+    assert taken(buckets, "a", 0.01, 2) == 1
+
+    assert taken(buckets, "a", 200.0, 10) == 10
+
+
+def test_a_rate_that_is_lowered_counts_from_an_empty_bucket_at_most(buckets: Buckets, clock: Clock) -> None:
+    taken(buckets, "a", 200.0, 5000)
+
+    wait = buckets.take("a", 0.01)
+    clock.now += wait - 1
+    early = buckets.take("a", 0.01)
+    clock.now += 1.1
+
+    assert wait == pytest.approx(100)
+    assert early == pytest.approx(1)
+    assert buckets.take("a", 0.01) == 0
 
 
 def test_memory_has_a_bound(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
