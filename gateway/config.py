@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from store.objects import s3
+from store.tenants import LEAST_RATE, MOST_RATE
 
 PREFIX = "TUNESMITH_"
 SECRET = {"database_url", "signing_secret", "objects_url"}  # an address may carry a password
@@ -132,7 +133,7 @@ class Settings(BaseSettings):
 
     #: Requests a second that each gateway answers one tenant, ten seconds' worth of them at once, where `tunesmith
     #: tenant set --rate` says nothing else. A stream is one request. Beyond it: 429.
-    requests_per_second: float = Field(default=200.0, gt=0)
+    requests_per_second: float = Field(default=200.0, ge=LEAST_RATE, le=MOST_RATE)
     #: Streams of events that one tenant may have open at once, at each gateway.
     streams_per_tenant: int = Field(default=1000, ge=1)
     #: Proxies before HTTP whose X-Forwarded-For is believed: addresses or networks, separated by commas. Behind another

@@ -16,6 +16,7 @@ import grpc
 from gateway.rates import Buckets
 from gateway.status import Refusal
 from store.keys import Caller
+from store.tenants import LEAST_RATE, MOST_RATE
 
 STREAM_RETRY = 5.0  # seconds after which who has too many streams may try again; a guess
 
@@ -53,6 +54,7 @@ class Quotas:
         rate = caller.request_rate or self._requests_per_second
         if rate is None:
             return
+        rate = min(max(rate, LEAST_RATE), MOST_RATE)  # older rows may hold what nobody may set any more
         wait = self._buckets.take(caller.tenant_id, rate)
         if wait > 0:
             self._refused("requests")

@@ -33,6 +33,8 @@ JUDGE_ONLY: Final = "x-tunesmith-judge-only"
 NATIVE_BYTES: Final = 4864
 MESSAGE_BYTES: Final = 1000
 
+LONGEST_RETRY: Final = 86_400.0  # seconds; who is told to come back later than this is told so, and no float overflows
+
 # The class that is nearest in the error's ancestry counts.
 STORE: Final[dict[type[errors.StoreError], grpc.StatusCode]] = {
     errors.StoreError: grpc.StatusCode.INTERNAL,
@@ -156,7 +158,7 @@ def rich(refused: Refusal, request_id: str, *, limit_bytes: int | None = None) -
     _add(status, ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=metadata))
     _add(status, RequestInfo(request_id=request_id))
     if refused.retry_after_seconds is not None:
-        nanos = math.ceil(refused.retry_after_seconds * 1e9)
+        nanos = math.ceil(min(refused.retry_after_seconds, LONGEST_RETRY) * 1e9)
         _add(status, RetryInfo(retry_delay=Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)))
     if refused.violations:
         room = None if limit_bytes is None else limit_bytes - status.ByteSize()
@@ -195,6 +197,8 @@ def _bad_request(violations: Sequence[Violation], room: int | None) -> BadReques
 
 def received(code: grpc.StatusCode, details: str | None, trailing: Iterable[tuple[str, Any]] | None) -> Refusal:
     """Reads what an rpc ended with: a rich status of ours, or gRPC's own bare one."""
+    if code is grpc.StatusCode.UNKNOWN:  # gRPC's word for what a server raised and nobody translated: a fault of ours
+        code = grpc.StatusCode.INTERNAL
     info, bad, retry = ErrorInfo(), BadRequest(), RetryInfo()
     status = _rich_in(trailing)
     for packed in status.details:

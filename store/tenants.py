@@ -5,7 +5,6 @@ submission.py.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from sqlalchemy import bindparam, select, update
@@ -15,6 +14,8 @@ from store.errors import NotFound
 from store.tables import Tenant, record, tenants
 
 MOST = 2**31 - 1  # that the columns hold
+#: Of a rate, requests a second, and of a weight: beyond them arithmetic on floats ends, or a wait of days begins.
+LEAST_RATE, MOST_RATE = 0.001, 1_000_000
 
 
 async def set_limits(
@@ -29,15 +30,19 @@ async def set_limits(
     """Changes what is given and leaves the rest. Tunes that run or wait already are left as they are: a limit below
     their number lets no further one in. `rate` is requests a second at each gateway, or "default": what it grants all.
 
-    ValueError: a value is out of range, or none is given. NotFound: no such tenant.
+    ValueError: values are out of range, a line for each, or none is given. NotFound: no such tenant.
     """
-    if weight is not None and not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"the weight is {weight:g}; a number above 0 was wanted")
+    bounds = f"{LEAST_RATE:g} to {MOST_RATE}"
+    faults = []
+    if weight is not None and not LEAST_RATE <= weight <= MOST_RATE:
+        faults.append(f"the weight is {weight:g}; {bounds} was wanted")
     for what, limit in (("running limit", running_limit), ("queue limit", queue_limit)):
         if limit is not None and not 0 <= limit <= MOST:
-            raise ValueError(f"the {what} is {limit}; 0 to {MOST} was wanted")
-    if isinstance(rate, float | int) and not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"the rate is {rate:g}; a number above 0, or default, was wanted")
+            faults.append(f"the {what} is {limit}; 0 to {MOST} was wanted")
+    if isinstance(rate, float | int) and not LEAST_RATE <= rate <= MOST_RATE:
+        faults.append(f"the rate is {rate:g}; {bounds}, or default, was wanted")
+    if faults:
+        raise ValueError("\n".join(faults))
     given = {"weight": weight, "running_limit": running_limit, "queue_limit": queue_limit}
     values: dict[str, Any] = {column: value for column, value in given.items() if value is not None}
     if rate is not None:

@@ -32,6 +32,7 @@ def in_database(work: Callable[[Database], Awaitable[None]], *, wakes: bool = Fa
             raise ValueError("TUNESMITH_DATABASE_URL is not set; the gateway's was wanted")
         asyncio.run(run(url))
     except (StoreError, ValueError) as error:
-        print(f"tunesmith: {error}", file=sys.stderr)
+        for fault in (str(error) or repr(error)).splitlines():
+            print(f"tunesmith: {fault}", file=sys.stderr)
         return 1
     return 0

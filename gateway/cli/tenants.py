@@ -37,13 +37,14 @@ def set_limits(
     name
         The tenant's.
     weight
-        Share of the trainers against other tenants', above 0. With 2 it gets twice what one with 1 gets.
+        Share of the trainers against other tenants', 0.001 to 1000000. With 2 it gets twice what one with 1 gets.
     running_limit
         Tunes that may run at once, 0 and up. With 0 none is started any more.
     queue_limit
         Tunes that may wait at once, 0 and up. With 0 none is accepted any more.
     rate
-        Requests a second at each gateway, above 0; "default" is what the gateway's TUNESMITH_REQUESTS_PER_SECOND says.
+        Requests a second at each gateway, 0.001 to 1000000; "default" is what the gateway's
+        TUNESMITH_REQUESTS_PER_SECOND says.
     """
 
     async def change(database: Database) -> None:

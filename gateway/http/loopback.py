@@ -176,7 +176,7 @@ class _Serving:
             raise context.failed() from None
         if error is not None:
             log.error("A servicer raised what nobody translated.", action="rpc.failed", exc_info=error)
-            context.set_code(grpc.StatusCode.UNKNOWN)
+            context.set_code(grpc.StatusCode.INTERNAL)
             raise context.failed() from None
         if context.code() is not grpc.StatusCode.OK:
             raise context.failed()

@@ -49,13 +49,14 @@ def test_a_rate_can_be_given_back(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("acme", "--weight", "0"), "the weight is 0; a number above 0 was wanted"),
-        (("acme", "--weight", "nan"), "the weight is nan; a number above 0 was wanted"),
+        (("acme", "--weight", "0"), "the weight is 0; 0.001 to 1000000 was wanted"),
+        (("acme", "--weight", "nan"), "the weight is nan; 0.001 to 1000000 was wanted"),
         (("acme", "--running-limit", "-1"), "the running limit is -1; 0 to 2147483647 was wanted"),
         (("acme", "--queue-limit", "9999999999"), "the queue limit is 9999999999; 0 to 2147483647 was wanted"),
         (("acme",), "nothing to set; a weight, a running limit, a queue limit or a rate was wanted"),
-        (("acme", "--rate", "0"), "the rate is 0; a number above 0, or default, was wanted"),
-        (("acme", "--rate", "inf"), "the rate is inf; a number above 0, or default, was wanted"),
+        (("acme", "--rate", "0"), "the rate is 0; 0.001 to 1000000, or default, was wanted"),
+        (("acme", "--rate", "inf"), "the rate is inf; 0.001 to 1000000, or default, was wanted"),
+        (("acme", "--rate", "1e-300"), "the rate is 1e-300; 0.001 to 1000000, or default, was wanted"),
         (("nobody", "--weight", "2"), "there is no tenant 'nobody'"),
     ],
 )
@@ -65,3 +66,12 @@ def test_mistake_is_one_line_and_an_exit_code(
     assert tunesmith("tenant", "set", *arguments) == 1
 
     assert capsys.readouterr().err == f"tunesmith: {said}\n"
+
+
+def test_everything_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = ("--rate", "-1", "--weight", "0", "--queue-limit", "-3", "--running-limit", "-1")
+
+    assert tunesmith("tenant", "set", "acme", *wrong) == 1
+
+    told = [line.removeprefix("tunesmith: the ").split(" is ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["weight", "running limit", "queue limit", "rate"]

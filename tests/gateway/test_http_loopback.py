@@ -119,7 +119,7 @@ async def test_a_code_set_and_not_aborted_with_is_an_error_too(loopback: Loopbac
 async def test_an_exception_that_nobody_translated_leaks_nothing(loopback: Loopback) -> None:
     error = await refused(loopback, "breaks")
 
-    assert error.code() is grpc.StatusCode.UNKNOWN
+    assert error.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(error)
 
 

@@ -296,6 +296,16 @@ async def test_who_calls_too_often_is_told_when_to_call_again(native: Native) ->
     assert native.limited == ["requests"]
 
 
+async def test_a_rate_that_nobody_may_set_any_more_is_the_least_that_one_may(native: Native) -> None:
+    crawls = (("authorization", "Bearer ts_crawls"),)
+    await native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=crawls)
+
+    error, rich = await refusal_of(native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=crawls))
+
+    assert error.details() == "Your tenant may make 0.001 requests a second, and has made more."
+    assert 900 < details(rich, RetryInfo).retry_delay.ToTimedelta().total_seconds() <= 1000
+
+
 async def test_a_tenants_open_streams_are_bounded_and_one_that_ends_makes_room(native: Native) -> None:
     native.tunes.events = [tune_pb2.TuneEvent(id=1)]
     native.tunes.pause_after = asyncio.Event()

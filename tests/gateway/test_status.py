@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 
 from gateway import status
+from gateway.quotas import rate_limited
 from gateway.status import Refusal, Violation, received, refusal, rich
 from store import errors
 
@@ -89,7 +91,17 @@ def test_what_grpc_says_itself_is_told_without_its_insides(
 ) -> None:
     refused = received(code, details, None)
 
-    assert (refused.message, refused.http_status, refused.reason) == (message, http_status, code.name)
+    reason = "INTERNAL" if code is grpc.StatusCode.UNKNOWN else code.name
+    assert (refused.message, refused.http_status, refused.reason) == (message, http_status, reason)
+    assert refused.code.name == reason
+
+
+def test_a_wait_without_end_is_told_as_a_day() -> None:
+    refused = rate_limited("Too often.", math.inf)
+
+    retry = RetryInfo()
+    assert any(packed.Unpack(retry) for packed in rich(refused, "r").details)
+    assert retry.retry_delay.ToTimedelta().days == 1
 
 
 def test_a_broken_rich_status_is_none() -> None:

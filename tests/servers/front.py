@@ -35,6 +35,7 @@ KEYS = {
     "ts_all": CALLER,
     "ts_reader": Caller(CALLER.tenant_id, "me", "key_2", frozenset({"tune:read"}), False),
     "ts_slow": Caller("22222222-2222-2222-2222-222222222222", "slow", "key_3", frozenset({"*"}), False, 0.01),
+    "ts_crawls": Caller("33333333-3333-3333-3333-333333333333", "crawls", "key_4", frozenset({"*"}), False, 1e-320),
 }
 
 

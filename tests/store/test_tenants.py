@@ -59,12 +59,14 @@ async def test_tenants_are_listed_by_name_with_what_runs_and_waits(world: World)
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"weight": 0.0}, "the weight is 0; a number above 0"),
+        ({"weight": 0.0}, "the weight is 0; 0.001 to 1000000"),
         ({"weight": math.nan}, "the weight is nan"),
         ({"weight": math.inf}, "the weight is inf"),
         ({"running_limit": -1}, "the running limit is -1; 0 to"),
         ({"queue_limit": 2**31}, "the queue limit is 2147483648; 0 to 2147483647"),
         ({"rate": 0.0}, "the rate is 0"),
+        ({"rate": 1e-300}, "the rate is 1e-300; 0.001 to 1000000, or default"),
+        ({"rate": 1_000_001.0}, "the rate is"),
         ({"rate": math.nan}, "the rate is nan"),
         ({}, "nothing to set"),
     ],
