@@ -153,6 +153,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     def _unary(self, behaviour: Any, method: str) -> Any:  # noqa: ANN401
         async def serve(request: Any, context: Any) -> Any:  # noqa: ANN401
             started, left = time.perf_counter(), False
+            told = _is_told(context, method)
             try:
                 await self._admit(request, context, method, behaviour)
                 return await behaviour(request, context)
@@ -162,13 +163,14 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             except Exception as error:
                 await _refuse(context, error)
             finally:
-                self._record(method, _code(context, left), time.perf_counter() - started)
+                self._finish(method, _code(context, left), time.perf_counter() - started, told)
 
         return serve
 
     def _stream(self, behaviour: Any, method: str) -> Any:  # noqa: ANN401
         async def serve(request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401
             started, left = time.perf_counter(), False
+            told = _is_told(context, method)
             try:
                 await self._admit(request, context, method, behaviour)
                 found = _caller.get(None)  # none in a trainer's rpc
@@ -182,9 +184,15 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             except Exception as error:
                 await _refuse(context, error)
             finally:
-                self._record(method, _code(context, left), time.perf_counter() - started)
+                self._finish(method, _code(context, left), time.perf_counter() - started, told)
 
         return serve
+
+    def _finish(self, method: str, code: str, seconds: float, told: bool) -> None:
+        self._record(method, code, seconds)
+        if told:
+            sentence = f"{method} was answered {code} after {seconds * 1000:.1f} ms."
+            log.info(sentence, action="rpc.answered", code=code)
 
     async def _admit(self, request: Any, context: Any, method: str, behaviour: Any) -> None:  # noqa: ANN401
         """Names the request, and refuses callers without a right and messages against the rules.
@@ -220,12 +228,16 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         found = await _owner(self._callers, metadata, context)
         if found is None:
             raise _unauthenticated("KEY_INVALID", "This API key is not valid.")
+        # First of all: the log is to tell also which key was refused.
+        asker = {"tenant_id": found.tenant_id, "key_id": found.key_id}
+        structlog.contextvars.bind_contextvars(**asker)
+        if (told := request_ids.asker.get()) is not None:
+            told.update(asker)
         self._quotas.charge(found)
         if not _allows(found.scopes, scope_of(method)):
             message = f"This API key lacks the scope {scope_of(method)}."
             raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING", message)
         _caller.set(found)
-        structlog.contextvars.bind_contextvars(tenant_id=found.tenant_id)
 
     async def _admit_trainer(self, metadata: dict[str, Any], context: Any) -> None:  # noqa: ANN401
         """A join token, or over mutual TLS the certificate's common name, names the trainer."""
@@ -334,6 +346,14 @@ async def _refuse(context: Any, error: Exception) -> NoReturn:  # noqa: ANN401
     trailing = ((status.STATUS_KEY, details.SerializeToString()), (request_ids.HEADER, name))
     await context.abort(refusal.code, details.message, trailing_metadata=trailing)
     raise AssertionError("abort raises")
+
+
+def _is_told(context: Any, method: str) -> bool:  # noqa: ANN401
+    """Whether the log tells the rpc's end. Asked as it begins: gRPC crashes where an ended one is asked for its peer.
+
+    HTTP logs its own requests, and health is asked every few seconds by whoever watches us.
+    """
+    return not (method.startswith(OPEN) or peers.is_shim(context.peer()))
 
 
 def _code(context: Any, left: bool) -> str:  # noqa: ANN401

@@ -51,6 +51,8 @@ class Edge:
         # A pipelined request's task begins with what the one before it has bound.
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id, **request_ids.trace_fields(trace))
+        asker: dict[str, str] = {}
+        request_ids.asker.set(asker)
         started = time.perf_counter()
         status, seconds = 0, 0.0
 
@@ -72,9 +74,9 @@ class Edge:
             refusal = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "Internal error.")
             await errors.refused(refusal, request_id).send(scope, send_named)
         finally:
-            self._finish(scope, status, seconds or time.perf_counter() - started)
+            self._finish(scope, status, seconds or time.perf_counter() - started, asker)
 
-    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+    def _finish(self, scope: Scope, status: int, seconds: float, asker: dict[str, str]) -> None:
         # A metric's labels: verbs and paths have no end of values, so only those that we know.
         verb = scope["method"] if scope["method"] in _VERBS else "other"
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -83,7 +85,7 @@ class Edge:
         path = scope["raw_path"].decode("latin-1")[:200]
         write = log.debug if route in _QUIET else log.info
         sentence = f"{verb} {path} was answered {status} after {seconds * 1000:.1f} ms."
-        write(sentence, action="http.answered", route=route, status=status)
+        write(sentence, action="http.answered", route=route, status=status, **asker)
 
 
 def _tidy(scope: Scope) -> None:

@@ -16,7 +16,7 @@ import structlog
 from gateway.http.requests import Limits
 from gateway.status import Refusal, Violation, invalid
 from store import errors
-from tests.servers.front import Front, front, tune_request
+from tests.servers.front import CALLER, Front, front, tune_request
 from tests.servers.uvicorn import served
 
 JSON = {"content-type": "application/json"}
@@ -489,6 +489,16 @@ async def test_a_log_line_is_one_line_and_holds_no_secret(door: Front) -> None:
     assert (line["route"], line["status"], line["log_level"]) == ("/v1/tune/{id}", 200, "info")
     assert "hunter2" not in str(logs)
     assert "ts_all" not in str(logs)
+
+
+async def test_a_log_line_names_the_key_also_of_a_refused_request() -> None:
+    async with front() as door:
+        with structlog.testing.capture_logs() as logs:
+            for key in ("ts_all", "ts_reader", "ts_nobodys"):
+                await door.http.delete("/v1/tune/a", headers={"authorization": f"Bearer {key}"})
+
+    answered = [(line["status"], line.get("key_id"), line.get("tenant_id")) for line in logs]
+    assert answered == [(200, "key_1", CALLER.tenant_id), (403, "key_2", CALLER.tenant_id), (401, None, None)]
 
 
 def _trace(digit: str) -> str:

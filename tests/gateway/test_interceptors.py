@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import grpc
 import pytest
+import structlog
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,7 +20,7 @@ from gateway import interceptors, status
 from gateway.interceptors import scope_of
 from gateway.quotas import Quotas
 from store import errors
-from tests.servers.front import KEYS, FakeTunes
+from tests.servers.front import CALLER, KEYS, FakeTunes
 from tunesmith.trainer.v1 import trainer_service_pb2 as stream
 from tunesmith.trainer.v1.trainer_service_pb2_grpc import (
     TrainerServiceServicer,
@@ -304,6 +305,26 @@ async def test_a_rate_that_nobody_may_set_any_more_is_the_least_that_one_may(nat
 
     assert error.details() == "Your tenant may make 0.001 requests a second, and has made more."
     assert 900 < details(rich, RetryInfo).retry_delay.ToTimedelta().total_seconds() <= 1000
+
+
+async def test_a_native_call_is_logged_with_its_key_also_where_it_is_refused(native: Native) -> None:
+    reader = (("authorization", "Bearer ts_reader"),)
+    stub: Any = health_pb2_grpc.HealthStub(native.channel)
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logs:
+        await native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=KEY)
+        await refusal_of(native.stub.CancelTune(api.CancelTuneRequest(id="a"), metadata=reader))
+        await refusal_of(native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=(("authorization", "Bearer ts_x"),)))
+        await stub.Check(health_pb2.HealthCheckRequest())
+        while len(native.rpcs) < 4:  # each is logged a moment after it is answered
+            native.ended.clear()
+            await asyncio.wait_for(native.ended.wait(), 5)
+
+    answered = {line["code"]: line for line in logs if line["action"] == "rpc.answered"}
+    keys = {code: (line.get("key_id"), line.get("tenant_id")) for code, line in answered.items()}
+    mine = CALLER.tenant_id
+    assert keys == {"OK": ("key_1", mine), "PERMISSION_DENIED": ("key_2", mine), "UNAUTHENTICATED": (None, None)}
+    assert answered["OK"]["event"].startswith("/tunesmith.v1.TuneService/GetTune was answered OK after ")
+    assert "ts_" not in str(logs)
 
 
 async def test_a_tenants_open_streams_are_bounded_and_one_that_ends_makes_room(native: Native) -> None:
