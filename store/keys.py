@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import bindparam, func, insert, or_, select, text, update
+from sqlalchemy import bindparam, insert, or_, select, text, update
 
+from store import names
 from store.database import Database, Transaction
 from store.dialect import now
 from store.errors import NameTaken, NotFound
 from store.ids import new_id
-from store.tables import ApiKey, Tenant, api_keys, record, tenants, trainer_tokens
+from store.tables import ApiKey, Tenant, TrainerToken, api_keys, record, tenants, trainer_tokens
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,25 @@ class Caller:
     """Requests a second that the operator grants it at each gateway; None: what the gateway grants all."""
 
 
+@dataclass(frozen=True)
+class KeyStanding:
+    """A key as its operator sees it."""
+
+    key: ApiKey
+    """The row."""
+    tenant_name: str
+    """Whose it is."""
+    at: datetime
+    """When it was looked at, by the database's clock."""
+
+    @property
+    def state(self) -> Literal["valid", "expired", "revoked"]:
+        """Whether it is accepted, and why not."""
+        if self.key.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.key.expires_at is not None and self.key.expires_at <= self.at else "valid"
+
+
 async def create_tenant(
     db: Database,
     name: str,
@@ -52,9 +73,10 @@ async def create_tenant(
     queue_limit: int = 10_000,
     running_limit: int = 1_000,
 ) -> Tenant:
-    """Makes a tenant. NameTaken where the name is in use."""
+    """Makes a tenant. NameTaken where the name is in use; ValueError where it is no name for one."""
     values = {"weight": weight, "queue_limit": queue_limit, "running_limit": running_limit}
     async with db.write() as transaction:
+        await _check_new(transaction, name)
         tenant, made = await tenant_named(transaction, name, is_operator=is_operator, **values)
     if not made:
         raise NameTaken(f"there is a tenant {name!r} already")
@@ -70,17 +92,18 @@ async def find_or_create_tenant(
     queue_limit: int = 10_000,
     running_limit: int = 1_000,
 ) -> Tenant:
-    """The tenant of that name, made so where there is none yet; safe where two gateways start at once."""
+    """The tenant of that name, made so where there is none yet; safe where two gateways start at once. ValueError: no
+    new one may have the name.
+    """
     values = {"weight": weight, "queue_limit": queue_limit, "running_limit": running_limit}
     async with db.write() as transaction:
+        await _check_new(transaction, name)
         tenant, _ = await tenant_named(transaction, name, is_operator=is_operator, **values)
     return tenant
 
 
 async def tenant_named(transaction: Transaction, name: str, **values: Any) -> tuple[Tenant, bool]:  # noqa: ANN401
     """Within a transaction: the tenant of that name, locked, and whether it was made here with these values."""
-    if not name:
-        raise ValueError("a tenant wants a name")
     values = {"id": str(uuid.uuid4()), "name": name, "is_operator": False, **values}
     made = await transaction.execute(
         _MAKE_TENANT, {"weight": 1.0, "queue_limit": 10_000, "running_limit": 1_000, **values}
@@ -99,10 +122,22 @@ _MAKE_TENANT = text(
 _LOCK_TENANT = select(tenants).where(tenants.c.name == bindparam("name")).with_for_update(key_share=True)
 
 
+async def _check_new(transaction: Transaction, name: str) -> None:
+    """One that is there from before these rules goes on."""
+    fault = names.fault_of_tenant(name)
+    if fault is not None and (await transaction.execute(_LOCK_TENANT, {"name": name})).first() is None:
+        raise ValueError(fault)
+
+
 async def create_key(
     db: Database, tenant_id: str, name: str, scopes: Sequence[str] = ("*",), expires_at: datetime | None = None
 ) -> tuple[ApiKey, str]:
-    """Makes a key and returns it with its secret, "ts_...", which cannot be had again. NotFound: no such tenant."""
+    """Makes a key and returns it with its secret, "ts_...", which cannot be had again.
+
+    ValueError: it may not have that name. NotFound: no such tenant.
+    """
+    if (fault := names.fault_of_key(name)) is not None:
+        raise ValueError(fault)
     secret = _secret("ts_")
     values = {"id": new_id("key"), "tenant_id": tenant_id, "name": name, "hash": _hash(secret), "scopes": list(scopes)}
     made = insert(api_keys).values(**values, expires_at=expires_at, created_at=now()).returning(*api_keys.c)
@@ -148,21 +183,45 @@ _CALLER = (
 )
 
 
-async def list_keys(db: Database, tenant_id: str) -> list[ApiKey]:
-    """The tenant's keys, oldest first, revoked ones too."""
-    query = select(api_keys).where(api_keys.c.tenant_id == tenant_id).order_by(api_keys.c.created_at, api_keys.c.id)
+async def list_keys(db: Database, tenant_name: str | None = None) -> list[KeyStanding]:
+    """All keys, or the tenant's: by tenant, then by age; expired and revoked ones too. NotFound: no such tenant."""
+    query = _KEYS if tenant_name is None else _KEYS.where(tenants.c.name == tenant_name)
     async with db.read() as connection:
-        return [record(ApiKey, row) for row in await connection.execute(query)]
+        rows = (await connection.execute(query.order_by(tenants.c.name, api_keys.c.created_at, api_keys.c.id))).all()
+        if not rows and tenant_name is not None:
+            known = await connection.execute(select(tenants.c.id).where(tenants.c.name == tenant_name))
+            if known.first() is None:
+                raise NotFound(f"there is no tenant {tenant_name!r}")
+    return [_key_standing(row) for row in rows]
 
 
-async def revoke(db: Database, key_id: str) -> None:
-    """From now on the key is not accepted. NotFound: no such key. Safe to repeat."""
-    revoked = (
-        update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=func.coalesce(api_keys.c.revoked_at, now()))
-    )
+async def revoke(db: Database, given: str) -> tuple[KeyStanding, bool]:
+    """From now on the key is not accepted. Returns it, and whether it was until now: it is safe to repeat.
+
+    `given` is its id, or the secret itself: all that one has of a key that has leaked. NotFound: there is no such key.
+    No message repeats what may be a secret.
+    """
+    which = or_(api_keys.c.id == given, api_keys.c.hash == _hash(given))
+    revoked = update(api_keys).where(which, api_keys.c.revoked_at.is_(None)).values(revoked_at=now())
     async with db.write() as transaction:
-        if (await transaction.execute(revoked)).rowcount == 0:
-            raise NotFound(f"there is no key {key_id}")
+        ended = (await transaction.execute(revoked)).rowcount
+        row = (await transaction.execute(_KEYS.where(which))).first()
+    if row is None:
+        is_id = re.fullmatch(r"key_\w{1,64}", given) is not None
+        named = f"key {given}" if is_id else "such key; an id, key_..., or a key itself, ts_..., was wanted"
+        raise NotFound(f"there is no {named}")
+    return _key_standing(row), ended == 1
+
+
+_KEYS = select(api_keys, tenants.c.name.label("tenant_name"), now().label("at")).join(
+    tenants, tenants.c.id == api_keys.c.tenant_id
+)
+
+
+def _key_standing(row: Any) -> KeyStanding:  # noqa: ANN401  # a row of _KEYS
+    columns = dict(row._mapping)
+    tenant_name, at = columns.pop("tenant_name"), columns.pop("at")
+    return KeyStanding(record(ApiKey, columns), tenant_name, at)
 
 
 async def create_trainer_token(db: Database, trainer_id: str) -> str:
@@ -187,15 +246,28 @@ async def authenticate_trainer(db: Database, secret: str) -> str | None:
     return str(row.trainer_id)
 
 
-async def revoke_trainer_tokens(db: Database, trainer_id: str) -> int:
-    """From now on none of the trainer's tokens is accepted. Returns how many that ended."""
-    revoked = (
-        update(trainer_tokens)
-        .where(trainer_tokens.c.trainer_id == trainer_id, trainer_tokens.c.revoked_at.is_(None))
-        .values(revoked_at=now())
-    )
+async def list_trainer_tokens(db: Database) -> list[TrainerToken]:
+    """All join tokens, by trainer, then by age; revoked ones too."""
+    query = select(trainer_tokens).order_by(*(trainer_tokens.c[each] for each in ("trainer_id", "created_at", "hash")))
+    async with db.read() as connection:
+        return [record(TrainerToken, row) for row in await connection.execute(query)]
+
+
+async def revoke_trainer_tokens(db: Database, given: str) -> tuple[str, int]:
+    """From now on none of the trainer's tokens is accepted; where `given` is a token itself, not that one. Returns the
+    trainer, and how many that ended: none where all were revoked before.
+
+    NotFound: the trainer never had a token, or nobody knows this one, which no message repeats.
+    """
+    which = or_(trainer_tokens.c.trainer_id == given, trainer_tokens.c.hash == _hash(given))
+    revoked = update(trainer_tokens).where(which, trainer_tokens.c.revoked_at.is_(None)).values(revoked_at=now())
     async with db.write() as transaction:
-        return (await transaction.execute(revoked)).rowcount
+        ended = (await transaction.execute(revoked)).rowcount
+        row = (await transaction.execute(select(trainer_tokens.c.trainer_id).where(which).limit(1))).first()
+    if row is None:
+        may_be_secret = given.startswith(("tt_", "ts_"))
+        raise NotFound("there is no such token" if may_be_secret else f"there is no token of a trainer {given!r}")
+    return str(row.trainer_id), ended
 
 
 def _secret(prefix: str) -> str:

@@ -87,7 +87,7 @@ def test_compose_file_sets_only_what_is_read_and_pins_its_images() -> None:
 def test_every_command_that_the_page_names_is_there() -> None:
     named = set(re.findall(r"`tunesmith (key|trainer-token) (\w+)", PAGE))
 
-    assert {("key", "create"), ("key", "revoke"), ("trainer-token", "create"), ("trainer-token", "revoke")} == named
+    assert {(group, verb) for group in ("key", "trainer-token") for verb in ("create", "list", "revoke")} == named
     for group, command in named:
         assert command in app[group]
 

@@ -1,8 +1,8 @@
-"""`tunesmith key` and `tunesmith trainer-token`: make and revoke secrets in the database of TUNESMITH_DATABASE_URL.
-Called by the command line. `tunesmith up` makes its own: see up.py.
+"""`tunesmith key` and `tunesmith trainer-token`: make, list and revoke secrets in the database of
+TUNESMITH_DATABASE_URL. Called by the command line. `tunesmith up` makes its own: see up.py.
 
 A secret is printed once, alone on standard output, so that a script can take it; what is said about it goes to standard
-error.
+error, and never repeats one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from typing import Annotated, Literal
 
 import cyclopts
 
+from gateway.cli.columns import NOTHING, lines
 from gateway.cli.database import in_database
-from store import keys
+from store import keys, names, tenants
 from store.database import Database
+from store.keys import KeyStanding
+from store.tables import TrainerToken
 
 Scope = Literal["*", "tune:*", "tune:read", "tune:write", "asset:*", "asset:read", "asset:write"]
+MOST_DAYS = 36_525  # a hundred years, which is for ever
+COLUMNS = ("KEY", "TENANT", "STATE", "MADE", "EXPIRES", "REVOKED", "SCOPES", "NAME")
+TOKEN_COLUMNS = ("TRAINER", "MADE", "REVOKED")
 TRAINER_ID = r"[A-Za-z0-9_-]{1,64}"  # what the trainer's own settings take
 
 key = cyclopts.App(name="key", help="Keys of callers, in the database of TUNESMITH_DATABASE_URL.")
@@ -30,8 +36,9 @@ def create_key(
     tenant: str,
     *,
     name: str = "",
-    scope: tuple[Scope, ...] = ("*",),
-    days: Annotated[float | None, cyclopts.Parameter(validator=cyclopts.validators.Number(gt=0))] = None,
+    # Without `negative` cyclopts would offer --empty-scope, for a key that may do nothing.
+    scope: Annotated[tuple[Scope, ...], cyclopts.Parameter(negative="")] = ("*",),
+    days: float | None = None,
     operator: bool = False,
 ) -> int:
     """Make an API key and print it. The database keeps its hash only: it cannot be had again.
@@ -39,18 +46,23 @@ def create_key(
     Parameters
     ----------
     tenant
-        Whose key; the tenant is made if there is none of that name.
+        Whose key; the tenant is made if there is none of that name: 1 to 128 printable characters, but no colon.
     name
-        What the key is for.
+        What the key is for: up to 128 printable characters.
     scope
         What it may do; repeat for more than one. Everything, if not given.
     days
-        Days until it expires. Never, if not given.
+        Days until it expires, above 0, at most 36525. Never, if not given.
     operator
         The tenant may publish assets to all tenants. Said when the tenant is made.
     """
 
     async def create(database: Database) -> None:
+        faults = [names.fault_of_key(name), _fault_of_days(days)]
+        if tenant not in {each.name for each in await tenants.list_tenants(database)}:
+            faults.insert(0, names.fault_of_tenant(tenant))
+        if told := [fault for fault in faults if fault is not None]:
+            raise ValueError("\n".join(told))
         owner = await keys.find_or_create_tenant(database, tenant, is_operator=operator)
         if operator and not owner.is_operator:
             raise ValueError(f"tenant {tenant!r} is there already, and no operator")
@@ -62,6 +74,23 @@ def create_key(
     return in_database(create)
 
 
+@key.command(name="list")
+def list_keys(*, tenant: str | None = None) -> int:
+    """Print all keys, or a tenant's: what each may do, and whether it is valid, expired or revoked. Not the secrets, of
+    which the database keeps a hash only.
+
+    Parameters
+    ----------
+    tenant
+        The tenant's name.
+    """
+
+    async def show(database: Database) -> None:
+        print(lines([COLUMNS, *map(_cells, await keys.list_keys(database, tenant))]))
+
+    return in_database(show)
+
+
 @key.command(name="revoke")
 def revoke_key(key_id: str) -> int:
     """Stop accepting an API key. Gateways notice within seconds.
@@ -69,9 +98,18 @@ def revoke_key(key_id: str) -> int:
     Parameters
     ----------
     key_id
-        As `key create` said it, and as the log has it: key_...
+        The key's id, key_..., as `key list` prints it and `key_id` in the log says it; or the key itself, ts_..., where
+        it has leaked.
     """
-    return in_database(lambda database: keys.revoke(database, key_id))
+
+    async def revoke(database: Database) -> None:
+        standing, was_valid = await keys.revoke(database, key_id)
+        row = standing.key
+        named = f"{row.id} of tenant {standing.tenant_name}" + (f", {row.name!r}," if row.name else "")
+        before = "" if was_valid else f" already, since {_time(row.revoked_at)}"
+        print(f"{named} is revoked{before}", file=sys.stderr)
+
+    return in_database(revoke)
 
 
 @trainer_token.command(name="create")
@@ -92,18 +130,51 @@ def create_trainer_token(trainer_id: str) -> int:
     return in_database(create)
 
 
+@trainer_token.command(name="list")
+def list_trainer_tokens() -> int:
+    """Print which trainers have join tokens, a line for each token. Not the tokens, of which the database keeps a hash
+    only.
+    """
+
+    async def show(database: Database) -> None:
+        print(lines([TOKEN_COLUMNS, *map(_token_cells, await keys.list_trainer_tokens(database))]))
+
+    return in_database(show)
+
+
 @trainer_token.command(name="revoke")
 def revoke_trainer_tokens(trainer_id: str) -> int:
-    """Stop accepting a trainer's tokens, all of them.
+    """Stop accepting a trainer's tokens, all of them; or one token.
 
     Parameters
     ----------
     trainer_id
-        The trainer's stable name.
+        The trainer's stable name; or a token itself, tt_..., where it has leaked.
     """
 
     async def revoke(database: Database) -> None:
-        ended = await keys.revoke_trainer_tokens(database, trainer_id)
-        print(f"{ended} of {trainer_id}'s tokens ended", file=sys.stderr)
+        whose, ended = await keys.revoke_trainer_tokens(database, trainer_id)
+        said = f"{ended} of {whose}'s tokens ended" if ended else f"{whose} has no such token that still held"
+        print(said, file=sys.stderr)
 
     return in_database(revoke)
+
+
+def _fault_of_days(days: float | None) -> str | None:
+    if days is None or 0 < days <= MOST_DAYS:
+        return None
+    return f"the days are {days:g}; a number above 0, at most {MOST_DAYS}, was wanted"
+
+
+def _cells(standing: KeyStanding) -> tuple[str, ...]:
+    row = standing.key
+    times = map(_time, (row.created_at, row.expires_at, row.revoked_at))
+    return (row.id, standing.tenant_name, standing.state, *times, ",".join(row.scopes), row.name or NOTHING)
+
+
+def _token_cells(token: TrainerToken) -> tuple[str, ...]:
+    return (token.trainer_id, _time(token.created_at), _time(token.revoked_at))
+
+
+def _time(at: datetime | None) -> str:
+    return NOTHING if at is None else f"{at:%Y-%m-%d %H:%M}"

@@ -8,7 +8,7 @@ import sys
 
 import cyclopts
 
-from gateway.cli.columns import lines
+from gateway.cli.columns import NOTHING, lines
 from gateway.cli.database import in_database
 from store import trainers
 from store.database import Database
@@ -17,7 +17,6 @@ from store.trainers import Standing
 trainer = cyclopts.App(name="trainer", help="Trainers and their drain, in the database of TUNESMITH_DATABASE_URL.")
 
 COLUMNS = ("TRAINER", "GATEWAY", "SLOTS", "HOLDS", "DEVICE", "SEEN", "DRAINED")
-NOTHING = "-"
 
 
 @trainer.command(name="list")

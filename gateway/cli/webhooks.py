@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import cyclopts
 
 from gateway import outbound
-from gateway.cli.columns import lines
+from gateway.cli.columns import NOTHING, lines
 from gateway.cli.database import in_database
 from gateway.outbound import OutboundRefused
 from store.database import Database
@@ -28,7 +28,6 @@ EventType = Literal["tune.running", "tune.succeeded", "tune.failed", "tune.cance
 COLUMNS = ("ENDPOINT", "TENANT", "STATE", "WAITING", "TOLD OF", "URL", "DESCRIPTION")
 LOG_COLUMNS = ("WRITTEN", "MESSAGE", "ENDPOINT", "TYPE", "TUNE", "STATE", "TRIES", "LAST ANSWER")
 TRY_COLUMNS = ("ENDED", "ENDPOINT", "ANSWER", "SECONDS")
-NOTHING = "-"
 
 
 @webhook.command
