@@ -11,9 +11,10 @@ from typing import Any
 import grpc
 
 from gateway import wire
+from gateway.faults import also_found_by
 from gateway.fetches import Fetches
 from gateway.hub import REPOSITORY
-from gateway.interceptors import also_judged_by, caller
+from gateway.interceptors import caller
 from gateway.outbound import OutboundRefused
 from gateway.status import Refusal, Violation, invalid
 from gateway.uploads import Uploads, incoming_key
@@ -42,7 +43,7 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
         kind = wire.word(asset_pb2.AssetType.DESCRIPTOR, "ASSET_TYPE_", request.asset_type)
         return [*data_faults(request, kind), *fetch_faults(request, kind), *self._url_faults(request)]
 
-    @also_judged_by(_faults)
+    @also_found_by(_faults)
     async def CreateAsset(  # noqa: N802  - the proto's name, as all below
         self, request: asset_service_pb2.CreateAssetRequest, context: Context
     ) -> asset_service_pb2.CreateAssetResponse:
@@ -135,11 +136,10 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
 
 
 def data_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> Iterator[Violation]:
-    """Whether what is particular to a type is that of its type; of none where the type is none."""
+    """Whether what is particular to a type is that of its type. That each is given is for the rules to say."""
     arm = request.data.WhichOneof("data")
-    if kind in asset_pb2.AssetData.DESCRIPTOR.fields_by_name and arm != kind:
-        told = f"is {arm!r}" if arm else "is missing"
-        yield Violation("data", f"its asset_type {told}; asset_type is {kind!r}", "ASSET_TYPE_MISMATCH")
+    if arm is not None and arm != kind and kind in asset_pb2.AssetData.DESCRIPTOR.fields_by_name:
+        yield Violation("data", f"its asset_type is {arm!r}; asset_type is {kind!r}", "ASSET_TYPE_MISMATCH")
 
 
 def fetch_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> Iterator[Violation]:

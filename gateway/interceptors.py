@@ -3,7 +3,7 @@
 One story for all rpcs, told once by `Gatekeeper`: the HTTP shim calls the same server, so it holds for HTTP too.
 
     request id in -> who calls? -> too often? -> may they? -> is it within the rules? -> servicer -> rich status, metric
-                                                                    '-no-> what else is wrong with it? (also_judged_by)
+                                                                    '-no-> what else is wrong with it? (faults.py)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, nullcontext
 from contextvars import ContextVar
 from functools import cache
@@ -23,10 +23,10 @@ from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
-from gateway import peers, request_ids, rules, status
+from gateway import faults, peers, request_ids, rules, status
 from gateway.credentials import Credentials, TooManyWrong
 from gateway.quotas import Quotas, rate_limited
-from gateway.status import Refusal, Violation
+from gateway.status import Refusal
 from store.errors import StoreError
 from store.keys import Caller
 
@@ -43,13 +43,9 @@ _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 OPEN = ("/grpc.health.v1.", "/grpc.reflection.")  # load balancers and grpcurl come without a key
 _TRAINERS = "/tunesmith.trainer."
 _ILLEGIBLE = object()  # stands for a request that could not be read: who sent it is looked at first
-_JUDGE = "tunesmith_judge"  # the attribute in which also_judged_by keeps it
 LATE = object()  # stands for a request that was not whole in time: see late_requests
 ABSENT = object()  # likewise for one that did not come: its caller has ended a call without a message
 
-Behaviour = TypeVar("Behaviour", bound=Callable[..., Any])
-Judge = Callable[[Any, Any], Awaitable[Sequence[Violation]]]
-"""(servicer, request): what is wrong with the request beside the rules. The request may break any of these."""
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Recorder = Callable[[str, str, float], None]
 """(method, code's name, seconds): one rpc has ended."""
@@ -73,18 +69,6 @@ def request_id() -> str:
 def traceparent() -> str | None:
     """The caller's trace context, as it came with the call; None where none did."""
     return _traceparent.get()
-
-
-def also_judged_by(judge: Judge) -> Callable[[Behaviour], Behaviour]:
-    """Marks an rpc that finds faults which no rule can say. Its requests that break rules go to the judge, so that
-    their callers learn every fault at once; those that break none it judges itself.
-    """
-
-    def mark(behaviour: Behaviour) -> Behaviour:
-        setattr(behaviour, _JUDGE, judge)
-        return behaviour
-
-    return mark
 
 
 def chain(
@@ -222,7 +206,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             judge_only = status.JUDGE_ONLY in metadata
             broken = rules.violations(request)
             if broken or judge_only:
-                raise status.invalid([*broken, *await _judged(request, behaviour, broken)])
+                raise status.invalid([*broken, *await faults.found_besides(request, behaviour, broken)])
 
     async def _admit_caller(self, metadata: dict[str, Any], context: Any, method: str) -> None:  # noqa: ANN401
         found = await _owner(self._callers, metadata, context)
@@ -250,21 +234,6 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             raise _unauthenticated("TOKEN_INVALID", "This join token is not valid.")
         _trainer_id.set(found)
         structlog.contextvars.bind_contextvars(trainer_id=found)
-
-
-async def _judged(request: Any, behaviour: Any, broken: Sequence[Violation]) -> list[Violation]:  # noqa: ANN401
-    """What is wrong with the request beside the rules it breaks, where its rpc has a judge."""
-    judge: Judge | None = getattr(behaviour, _JUDGE, None)
-    if judge is None:
-        return []
-    within, _ = rules.cut(request)
-    try:
-        found = await judge(behaviour.__self__, within)
-    except StoreError:  # a database that is away makes no bad request a good one
-        return []
-    told = {violation.field for violation in broken}
-    missing = tuple(f"{violation.field}." for violation in broken if violation.reason == "REQUIRED")
-    return [one for one in found if one.field not in told and not one.field.startswith(missing)]
 
 
 def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

@@ -6,8 +6,9 @@ Called by the interceptors for every request; knows no message by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from functools import cache
+from heapq import nsmallest
 from typing import Any, TypeVar
 
 import protovalidate
@@ -15,12 +16,11 @@ from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from gateway.http.profile import entry_of, is_map
+from gateway.http.profile import UNSPECIFIED, entry_of, enum_names, is_map
 from gateway.status import Violation
 from tunesmith.v1 import options_pb2
 
-# Below it no list is long enough to be worth a look before the rules are.
-SMALL = 16 * 1024  # bytes
+LEAST = 16  # elements of a list that are judged though it may have fewer: who takes the wrong one out knows of the rest
 SHOWN = 60  # characters of a value that are repeated
 COUNTED = ("repeated.min_items", "repeated.max_items", "map.min_pairs", "map.max_pairs")  # rules on how many there are
 
@@ -30,30 +30,41 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 def violations(message: Message) -> list[Violation]:
     """Returns every rule that the message breaks, each with what the value is where it can be shown."""
     within, broken = cut(message)
+    too_long = {violation.field for violation in broken}
     try:
         found = protovalidate.collect_violations(within)
     except protovalidate.EvaluationError:  # it gives up on what takes too long
         return [*broken, Violation("", "is too large to be judged", "TOO_LARGE")]
-    broken += [_told(violation, message.DESCRIPTOR) for violation in found]
+    for violation in found:
+        told = _told(violation, message.DESCRIPTOR)
+        if not (told.field in too_long and told.reason in ("REPEATED_MAX_ITEMS", "MAP_MAX_PAIRS")):
+            broken.append(told)
     return broken + [Violation(path, "must not contain U+0000", "CONTAINS_NUL") for path in _nuls(within)]
 
 
 def cut(message: AnyMessage) -> tuple[AnyMessage, list[Violation]]:
-    """Returns the message with its lists and maps no longer than they may be, so that it can be judged in bounded time,
-    for a rule over a whole list may cost the square of its length; and which of them were longer.
+    """Returns the message with its lists and maps hardly longer than they may be, and which of them were longer: so
+    what it costs to judge the rest is bounded, for a rule over a whole list may cost the square of its length. Of a map
+    the pairs with the least keys stay.
     """
-    too_long = list(_too_long(message)) if message.ByteSize() > SMALL else []
-    if not too_long:
+    bounds = [(path, most, max(most, LEAST)) for path, most in _bounded(message.DESCRIPTOR)]
+    exceeded = [bound for bound in bounds if len(_at(message, bound[0])) > bound[2]]
+    if not exceeded:
         return message, []
     within = type(message)()
     within.CopyFrom(message)
-    for holder, name, most, _ in _bounds(within):
-        found = getattr(holder, name)
+    too_long = []
+    for path, most, kept in exceeded:
+        found, field = _at(within, path), ".".join(path)
         if isinstance(found, MutableMapping):
-            for key in list(found)[most:]:
+            sentence = f"map must be at most {most} entries; got {len(found)}"
+            too_long.append(Violation(field, sentence, "MAP_MAX_PAIRS"))
+            for key in set(found) - set(nsmallest(kept, found)):
                 del found[key]
         else:
-            del found[most:]
+            sentence = f"must contain no more than {most} item(s); got {len(found)}"
+            too_long.append(Violation(field, sentence, "REPEATED_MAX_ITEMS"))
+            del found[kept:]
     return within, too_long
 
 
@@ -61,7 +72,11 @@ def _told(violation: protovalidate.Violation, descriptor: Any) -> Violation:  # 
     rule, field = violation.proto, violation.proto.field
     wanted, shown = rule.message, ""
     leaf = _leaf(field, descriptor)
-    if leaf is not None and not rule.for_key:
+    if leaf is not None and leaf.enum_type is not None and rule.rule_id in ("enum.defined_only", "enum.not_in"):
+        names = enum_names(leaf.enum_type)
+        wanted = f"must be one of {', '.join(name for name in reversed(names.values()) if name != UNSPECIFIED)}"
+        shown = names.get(violation.field_value, str(violation.field_value))
+    elif leaf is not None and not rule.for_key:
         options = leaf.GetOptions()
         if rule.rule_id == "string.pattern" and options.HasExtension(options_pb2.pattern_words):
             wanted = options.Extensions[options_pb2.pattern_words]
@@ -105,21 +120,10 @@ def field_path(field: Any) -> str:  # noqa: ANN401 - protovalidate's FieldPath, 
     return path
 
 
-def _too_long(message: Message) -> Iterator[Violation]:
-    for holder, name, most, path in _bounds(message):
-        found = getattr(holder, name)
-        if len(found) > most:
-            reason = "MAP_MAX_PAIRS" if isinstance(found, MutableMapping) else "REPEATED_MAX_ITEMS"
-            yield Violation(path, f"must contain no more than {most}; got {len(found)}", reason)
-
-
-def _bounds(message: Any) -> Iterator[tuple[Any, str, int, str]]:  # noqa: ANN401 - fields are got by name
-    """Yields each bounded list and map: what holds it, its name there, its bound, its path."""
-    for path, most in _bounded(message.DESCRIPTOR):
-        holder = message
-        for name in path[:-1]:
-            holder = getattr(holder, name)
-        yield holder, path[-1], most, ".".join(path)
+def _at(message: Any, path: Sequence[str]) -> Any:  # noqa: ANN401 - fields are got by name
+    for name in path:
+        message = getattr(message, name)
+    return message
 
 
 @cache

@@ -92,7 +92,7 @@ class Violation:
     description: str
     """What is wrong, for people."""
     reason: str = "VALUE_ERROR"
-    """A stable word: `STRING_MIN_LEN`, `REQUIRED`, `UNKNOWN_ASSET`."""
+    """A stable word: `STRING_MIN_LEN`, `REQUIRED`, `INVALID_REFERENCE`."""
 
 
 class Refusal(Exception):
@@ -183,9 +183,10 @@ def _add(status: Status, detail: Message) -> None:
 def _bad_request(violations: Sequence[Violation], room: int | None) -> BadRequest:
     request = BadRequest()
     for position, violation in enumerate(violations):
-        entry = BadRequest.FieldViolation(
-            field=violation.field[:2000], description=violation.description[:2000], reason=violation.reason
-        )
+        field, description = violation.field, violation.description
+        if room is not None:  # a key of a map may be long, and a value in a sentence
+            field, description = field[:500], description[:2000]
+        entry = BadRequest.FieldViolation(field=field, description=description, reason=violation.reason)
         size = entry.ByteSize() + 4
         if room is not None and room < size + 100:
             request.field_violations.add(description=f"and {len(violations) - position} more", reason="AND_MORE")

@@ -12,7 +12,8 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from gateway import wire
-from gateway.interceptors import also_judged_by, caller, traceparent
+from gateway.faults import also_found_by
+from gateway.interceptors import caller, traceparent
 from gateway.places import Places
 from gateway.status import Refusal, Violation
 from gateway.watch import Closing, Watch
@@ -20,7 +21,6 @@ from store import estimates, events, tunes
 from store.database import Database
 from store.errors import InvalidReference
 from store.states import TuneState
-from store.submission import FILES, Named
 from store.tables import Tune
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
 
@@ -43,7 +43,7 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         unfit = await tunes.unfit(self._database, named)
         return [*_twice(named), *(Violation(path, text, InvalidReference.reason) for path, text in unfit)]
 
-    @also_judged_by(_unfit)
+    @also_found_by(_unfit)
     async def CreateTune(  # noqa: N802  - the proto's name, as all below
         self, request: tune_service_pb2.CreateTuneRequest, context: Context
     ) -> tune_pb2.Tune:
@@ -120,10 +120,10 @@ class TuneService(tune_service_pb2_grpc.TuneServiceServicer):
         ]
 
 
-def _twice(named: Named) -> Iterator[Violation]:
+def _twice(named: tunes.Named) -> Iterator[Violation]:
     """Which files are named again, where the rule (files.unique) says no more than that some are."""
     first: dict[str, int] = {}
     for place, file_id in enumerate(named.file_ids):
         if file_id and first.setdefault(file_id, place) != place:
             text = f"{file_id!r} is files[{first[file_id]}] already"
-            yield Violation(f"{FILES}[{place}].file_id", text, "FILES_UNIQUE")
+            yield Violation(f"details.lora_tune.files[{place}].file_id", text, "FILES_UNIQUE")

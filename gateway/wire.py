@@ -24,11 +24,10 @@ from store.assets import AssetFilter, NewAsset
 from store.estimates import Estimate
 from store.fetches import NewFetch
 from store.states import TuneState
-from store.submission import Named
 from store.tables import Asset as AssetRow
 from store.tables import Event as EventRow
 from store.tables import Tune as TuneRow
-from store.tunes import NewTune, TuneFilter
+from store.tunes import Named, NewTune, TuneFilter
 from tunesmith.v1 import asset_pb2, asset_service_pb2, tune_pb2, tune_service_pb2
 
 PAGE = 100  # how many a list answers where the caller does not say

@@ -21,6 +21,7 @@ from store.tables import IS_QUEUED, Tune, record, tunes
 from store.verdicts import foretell, look_up
 
 __all__ = [
+    "Named",
     "NewTune",
     "QueueStats",
     "Submitted",
@@ -34,6 +35,7 @@ __all__ = [
     "queue_order",
     "queue_stats",
     "submit",
+    "unfit",
 ]
 
 

@@ -186,8 +186,10 @@ class Connection(HttpToolsProtocol):
         self._refused = True
         begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if not begun and not self.pipeline:
-            answer = errors.refused(refusal, request_ids.accepted(None))
+            name = request_ids.accepted(None)
+            answer = errors.refused(refusal, name)
             headers = [
+                (request_ids.HEADER, name),
                 ("content-type", answer.media_type),
                 ("content-length", str(len(answer.body))),
                 ("connection", "close"),

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NoReturn, cast
+from functools import partial
+from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
@@ -28,16 +30,19 @@ _BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+|[\[{]|[\]}]', re.DOTALL)
 
 # Likewise: what is matched without its group is a string.
 _CONSTANT = re.compile(r'"(?:[^"\\]++|\\.)*+"?+|(NaN|-?Infinity)', re.DOTALL)
+_LONG = re.compile(rf'"(?:[^"\\]++|\\.)*+"?+|(-?[0-9]{{{sys.get_int_max_str_digits() + 1},}}+)(?![.eE0-9])', re.DOTALL)
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class MalformedError(ValueError):
-    """The text is no JSON that we read."""
+    """The text is no JSON that we read. `values`: those of one that is JSON but for numbers that are none."""
 
-    def __init__(self, msg: str, offset: int) -> None:
+    def __init__(self, msg: str, offset: int, values: Any = None) -> None:  # noqa: ANN401
         super().__init__(msg)
-        self.fault = Fault(("body", offset), f"JSON decode error: {msg}", "json_invalid")
+        is_read = values is not None
+        self.fault = Fault(("body", offset), f"JSON decode error: {msg}", "json_invalid", is_read=is_read)
+        self.values = values
 
 
 def to_json(message: Message) -> dict[str, Any]:
@@ -64,19 +69,20 @@ def loads(text: bytes, depth: int = 64) -> Any:  # noqa: ANN401
         MalformedError: It is not JSON (NaN and Infinity are not), or nested deeper than `depth`.
     """
     _refuse_deep(text, depth)
+    constants: list[str] = []
     try:
-        return json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except _ConstantError as exc:  # the parser does not say where, and it is the first
-        found = next(match for match in _CONSTANT.finditer(text.decode()) if match[1])
-        raise MalformedError(f"{exc} is not JSON", found.start()) from exc
+        found = json.loads(text.decode(), object_pairs_hook=_object, parse_constant=partial(_constant, constants))
     except json.JSONDecodeError as exc:
         raise MalformedError(exc.msg, exc.pos) from exc
     except UnicodeDecodeError as exc:
         raise MalformedError("not UTF-8", exc.start) from exc
     except RecursionError as exc:
         raise MalformedError("nested too deeply", 0) from exc
-    except ValueError as exc:  # int() takes no more than some thousand digits
-        raise MalformedError("a number has too many digits", 0) from exc
+    except ValueError as exc:  # int() takes no more than some thousand digits, and does not say where
+        raise MalformedError("a number has too many digits", _offset(_LONG, text)) from exc
+    if constants:
+        raise MalformedError(f"{constants[0]} is not JSON", _offset(_CONSTANT, text), found)
+    return found
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -88,12 +94,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return repeated
 
 
-class _ConstantError(ValueError):
-    """A number that is none, by its name."""
+def _constant(constants: list[str], name: str) -> float:
+    """Reads a number that is none, and keeps its name: what else is wrong with the body is told with it."""
+    constants.append(name)
+    return float(name)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise _ConstantError(name)
+def _offset(wanted: re.Pattern[str], text: bytes) -> int:
+    """Where it stands for the first time, in characters."""
+    return next((match.start() for match in wanted.finditer(text.decode()) if match[1]), 0)
 
 
 def _refuse_deep(text: bytes, depth: int) -> None:

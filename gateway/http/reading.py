@@ -1,13 +1,14 @@
 """Reads JSON values into messages in the JSON profile: one closure a type, made from its descriptor once.
 
 Called by json (bodies) and transcoding (query, path and header text); knows no JSON text and no HTTP. It never stops at
-a fault: every one is added to the caller's list, with its place, and what could be read is read.
+a fault: every one is added to the caller's list, with its place, and what could be read is read. What could not be has
+its place all the same, in a list or a map: such a message is judged by the rules, and never carried out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -23,7 +24,18 @@ from gateway.http.profile import (
     message_of,
     union_of,
 )
-from gateway.http.scalars import Converter, Unreadable, converter, double, duration, either, parser, string, timestamp
+from gateway.http.scalars import (
+    Converter,
+    Unreadable,
+    converter,
+    double,
+    duration,
+    either,
+    parser,
+    shown,
+    string,
+    timestamp,
+)
 
 Loc = tuple[str | int, ...]
 """Where in a request: ("body", "details", "files", 1, "file_id")."""
@@ -38,6 +50,8 @@ class Fault:
     """For people."""
     type: str
     """A stable word in pydantic's vocabulary: "missing", "int_type", "enum"."""
+    is_read: bool = False
+    """Whether the message has the value all the same, so that rules on it say something new."""
 
 
 # (message, value of the key or object, where the message stands, faults). Any: see writing.Writer.
@@ -50,12 +64,21 @@ MOST_FAULTS = 10_000
 STRUCT_DEPTH = 24
 
 
-# What stands for an element that could not be read; of numbers and enums 0. Its message is judged, never carried out.
+# What stands for a value that could not be read; of numbers and enums 0.
 _NOTHING: dict[int, Any] = {
     FieldDescriptor.TYPE_STRING: "",
     FieldDescriptor.TYPE_BYTES: b"",
     FieldDescriptor.TYPE_BOOL: False,
 }
+
+
+def _unfit(fault: Unreadable, value: object, loc: Loc, *, is_secret: bool = False) -> Fault:
+    """The fault of a value, which is told with it."""
+    return Fault(loc, fault.msg if is_secret else f"{fault.msg}; got {shown(value)}", fault.kind)
+
+
+def _other_than(wanted: str, kind: str, value: object, loc: Loc) -> Fault:
+    return _unfit(Unreadable(f"Input should be {wanted}", kind), value, loc)
 
 
 class Repeated(dict[str, Any]):
@@ -85,7 +108,7 @@ def reader(descriptor: Descriptor, leave_out: frozenset[str] = frozenset()) -> R
         if not fields:  # here and not before: a type may contain itself
             fields.update((f.name, field_reader(f)) for f in descriptor.fields if f.name not in leave_out)
         if not isinstance(value, dict):
-            faults.append(Fault(loc, "Input should be an object", "dict_type"))
+            faults.append(_other_than("an object", "dict_type", value, loc))
             return
         _read_keys(fields, strict, message, value, loc, faults)
 
@@ -110,7 +133,7 @@ def _read_keys(
             read(message, element, loc, faults)
     if type(value) is Repeated:
         for key in sorted(value.keys_repeated & fields.keys()):
-            faults.append(Fault((*loc, key), "Key occurs more than once", "value_error"))
+            faults.append(Fault((*loc, key), "Key occurs more than once", "value_error", is_read=True))
 
 
 def _union_reader(descriptor: Descriptor, union: Union) -> Reader:
@@ -123,20 +146,21 @@ def _union_reader(descriptor: Descriptor, union: Union) -> Reader:
     expected = ", ".join(f"'{value}'" for value in arms)
 
     def pick(value: dict[str, Any], loc: Loc, faults: list[Fault]) -> str | None:
+        """The tag's value, and of a union with one arm that one whatever the tag says."""
         tag = value.get(union.tag)
-        if tag is None and len(arms) == 1:
-            return next(iter(arms))
-        if tag is None:
-            faults.append(Fault((*loc, union.tag), f"Field required: one of {expected}", "missing"))
-        elif not isinstance(tag, str) or tag not in arms:
-            faults.append(Fault((*loc, union.tag), f"Input should be {either(expected)}", "union_tag_invalid"))
-        else:
+        only = next(iter(arms)) if len(arms) == 1 else None
+        if isinstance(tag, str) and tag in arms:
             return tag
-        return None
+        if tag is None and only is None:
+            faults.append(Fault((*loc, union.tag), f"Field required: one of {expected}", "missing"))
+        elif tag is not None:
+            fault = Unreadable(f"Input should be {either(expected)}", "union_tag_invalid")
+            faults.append(_unfit(fault, tag, (*loc, union.tag)))
+        return only
 
     def read(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         if not isinstance(value, dict):
-            faults.append(Fault(loc, "Input should be an object", "dict_type"))
+            faults.append(_other_than("an object", "dict_type", value, loc))
             return
         tag = pick(value, loc, faults)
         # Keys of the union itself are read into it, those of the arm into the arm; both stand in one object.
@@ -169,7 +193,7 @@ def field_reader(field: FieldDescriptor) -> Reader:
     def read_arm(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         other = message.WhichOneof(oneof.name)
         if other is not None:
-            faults.append(Fault((*loc, field.name), f"Not together with '{other}'", "value_error"))
+            faults.append(Fault((*loc, field.name), f"Not together with '{other}'", "value_error", is_read=True))
         read(message, value, loc, faults)
 
     return read_arm
@@ -187,12 +211,13 @@ def _singular_reader(field: FieldDescriptor) -> Reader:
 
         return read_message
     convert = converter(field)
+    is_secret = field.GetOptions().debug_redact
 
     def read_scalar(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         try:
             setattr(message, name, convert(value))
         except Unreadable as fault:
-            faults.append(Fault((*loc, name), fault.msg, fault.kind))
+            faults.append(_unfit(fault, value, (*loc, name), is_secret=is_secret))
 
     return read_scalar
 
@@ -206,7 +231,7 @@ def _list_reader(field: FieldDescriptor) -> Reader:
     def read(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         here = (*loc, name)
         if not isinstance(value, list):
-            faults.append(Fault(here, "Input should be an array", "list_type"))
+            faults.append(_other_than("an array", "list_type", value, here))
             return
         elements = getattr(message, name)
         for index, element in enumerate(value):
@@ -218,8 +243,8 @@ def _list_reader(field: FieldDescriptor) -> Reader:
             try:
                 elements.append(convert(element))
             except Unreadable as fault:
-                faults.append(Fault((*here, index), fault.msg, fault.kind))
-                elements.append(nothing)  # holds the place: rules tell those after it by theirs
+                faults.append(_unfit(fault, element, (*here, index)))
+                elements.append(nothing)  # so that rules tell those after it by their places
 
     return read
 
@@ -230,26 +255,34 @@ def _map_reader(field: FieldDescriptor) -> Reader:
     as_key = parser(key_field)
     descriptor = value_field.message_type
     convert = None if descriptor is not None else converter(value_field)
+    nothing = _NOTHING.get(value_field.type, 0)
 
     def read(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         here = (*loc, name)
         if not isinstance(value, dict):
-            faults.append(Fault(here, "Input should be an object", "dict_type"))
+            faults.append(_other_than("an object", "dict_type", value, here))
             return
         entries = getattr(message, name)
         for key, element in value.items():
             if len(faults) >= MOST_FAULTS:
                 return
             try:
-                if convert is None:
-                    reader(descriptor)(entries[as_key(key)], element, (*here, key), faults)
-                else:
-                    entries[as_key(key)] = convert(element)
+                name_of_pair = as_key(key)
             except Unreadable as fault:
-                faults.append(Fault((*here, key), fault.msg, fault.kind))
+                faults.append(_unfit(fault, key, (*here, key)))
+                continue
+            try:
+                if convert is None:
+                    reader(descriptor)(entries[name_of_pair], element, (*here, key), faults)
+                else:
+                    entries[name_of_pair] = convert(element)
+            except Unreadable as fault:
+                # Read, for its key is: rules on keys are told besides. On values there is none that `nothing` breaks.
+                faults.append(replace(_unfit(fault, element, (*here, key)), is_read=True))
+                entries[name_of_pair] = nothing
         if type(value) is Repeated:
             for key in sorted(value.keys_repeated):
-                faults.append(Fault((*here, key), "Key occurs more than once", "value_error"))
+                faults.append(Fault((*here, key), "Key occurs more than once", "value_error", is_read=True))
 
     return read
 
@@ -262,6 +295,7 @@ def text_reader(field: FieldDescriptor) -> Reader:
     if field.message_type is not None:
         return field_reader(field)
     parse, name, repeated = parser(field), field.name, field.is_repeated
+    is_secret = field.GetOptions().debug_redact
     nothing = _NOTHING.get(field.type, 0)
 
     def read(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
@@ -269,7 +303,7 @@ def text_reader(field: FieldDescriptor) -> Reader:
             try:
                 parsed = parse(text)
             except Unreadable as fault:
-                faults.append(Fault((*loc, index) if repeated else loc, fault.msg, fault.kind))
+                faults.append(_unfit(fault, text, (*loc, index) if repeated else loc, is_secret=is_secret))
                 if not repeated:
                     continue
                 parsed = nothing  # as in a list
@@ -294,30 +328,30 @@ def _seconds_reader(convert: Callable[[Any], tuple[int, int]]) -> Reader:
         try:
             message.seconds, message.nanos = convert(value)
         except Unreadable as fault:
-            faults.append(Fault(loc, fault.msg, fault.kind))
+            faults.append(_unfit(fault, value, loc))
 
     return read
 
 
 def _empty(message: Message, value: object, loc: Loc, faults: list[Fault]) -> None:
     if not isinstance(value, dict):
-        faults.append(Fault(loc, "Input should be an object", "dict_type"))
+        faults.append(_other_than("an object", "dict_type", value, loc))
 
 
 def _struct(message: Any, value: Any, loc: Loc, faults: list[Fault], depth: int = 0) -> None:  # noqa: ANN401
     if not isinstance(value, dict):
-        faults.append(Fault(loc, "Input should be an object", "dict_type"))
+        faults.append(_other_than("an object", "dict_type", value, loc))
         return
     for key, element in value.items():
         try:
             _value(message.fields[string(key)], element, (*loc, key), faults, depth + 1)
         except Unreadable as fault:
-            faults.append(Fault((*loc, key), fault.msg, fault.kind))
+            faults.append(_unfit(fault, key, (*loc, key)))
 
 
 def _list_value(message: Any, value: Any, loc: Loc, faults: list[Fault], depth: int = 0) -> None:  # noqa: ANN401
     if not isinstance(value, list):
-        faults.append(Fault(loc, "Input should be an array", "list_type"))
+        faults.append(_other_than("an array", "list_type", value, loc))
         return
     for index, element in enumerate(value):
         _value(message.values.add(), element, (*loc, index), faults, depth + 1)
@@ -343,7 +377,7 @@ def _value(message: Any, value: Any, loc: Loc, faults: list[Fault], depth: int =
         else:
             message.number_value = double(value)
     except Unreadable as fault:
-        faults.append(Fault(loc, fault.msg, fault.kind))
+        faults.append(_unfit(fault, value, loc))
 
 
 _TEXTUAL: dict[str, Converter] = {

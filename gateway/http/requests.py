@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from starlette.types import Receive, Scope
@@ -93,9 +93,8 @@ class RequestReader:
                 await asyncio.to_thread(self._read_text, text, request)
         if scope["query_string"]:
             self._read_query(scope["query_string"], request)
-        for name, header in self._headers.items():
-            if headers.get(name):
-                header.read(headers[name].decode("latin-1"), request)
+        if self._headers:
+            self._read_headers(scope, request)
         self._read_path(scope, request)
         return request
 
@@ -124,7 +123,9 @@ class RequestReader:
             request.body = json.loads(text, self._limits.depth) if text else {}
         except json.MalformedError as malformed:
             request.faults.append(malformed.fault)
-            return
+            if not malformed.fault.is_read:
+                return
+            request.body = malformed.values
         self._read_body(request.message, request.body, ("body",), request.faults)
 
     def _read_query(self, query: bytes, request: Request) -> None:
@@ -136,6 +137,15 @@ class RequestReader:
         for name, found in texts.items():
             if name in self._query:
                 self._query[name].read_all(found, request)
+
+    def _read_headers(self, scope: Scope, request: Request) -> None:
+        """An empty one counts as given where it is text: who sends an empty key takes a retry for safe."""
+        for name, header in self._headers.items():
+            texts = list(dict.fromkeys(text.decode("latin-1") for key, text in scope["headers"] if key == name))
+            if len(texts) > 1:
+                request.faults.append(Fault(header.loc, "Header occurs more than once", "value_error"))
+            elif texts and (texts[0] or header.is_text):
+                header.read(texts[0], request)
 
     def _read_path(self, scope: Scope, request: Request) -> None:
         values = self._template.values(scope["path_match"])
@@ -153,6 +163,7 @@ class _ParameterReader:
         self.loc: Loc = (place, parameter.name)
         self._from_path = place == "path"
         self._is_message = parameter.field.message_type is not None
+        self.is_text = parameter.field.type == FieldDescriptor.TYPE_STRING
         self._read = text_reader(parameter.field)
 
     def read_all(self, texts: list[str], request: Request) -> None:
@@ -176,7 +187,8 @@ class _ParameterReader:
         loc = self.loc[:-1] if self._is_message else self.loc  # a message's reader adds its own name
         self._read(container, text, loc, request.faults)
         if body_said is not None and body_said != getattr(container, name) and not self._from_path:
-            request.faults.append(Fault(self.loc, f"Contradicts '{self.dotted}' in the body", "value_error"))
+            sentence = f"Contradicts '{self.dotted}' in the body"
+            request.faults.append(Fault(self.loc, sentence, "value_error", is_read=True))
 
     def _container(self, message: Any) -> Any:  # noqa: ANN401
         for name in self._above:
@@ -195,7 +207,7 @@ def _body_reader(binding: Binding) -> Any:  # noqa: ANN401 - a reading.Reader
         if value is not None:
             read(message, value, loc, found)
         # The field is the body: its name stands nowhere in it.
-        faults += [Fault((*loc, *fault.loc[len(loc) + 1 :]), fault.msg, fault.type) for fault in found]
+        faults += [replace(fault, loc=(*loc, *fault.loc[len(loc) + 1 :])) for fault in found]
 
     return read_field
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 import re
 import struct
@@ -14,9 +15,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from buf.validate import validate_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
 from gateway.http.profile import UNSPECIFIED, enum_names
+
+SHOWN = 60  # characters of a value that are repeated
 
 # Returns what protobuf takes, or raises Unreadable.
 Converter = Callable[[Any], Any]
@@ -31,17 +35,33 @@ class Unreadable(ValueError):
         self.kind = kind
 
 
+def shown(value: Any) -> str:  # noqa: ANN401
+    """Returns a JSON value, or the start of it, for a sentence."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, str) and len(value) > SHOWN:
+        return f"{json.dumps(value[:SHOWN])}..., {len(value)} characters"
+    try:
+        return json.dumps(value)
+    except ValueError:  # Python writes no integer of so many digits
+        return "a number of thousands of digits"
+
+
 def converter(field: FieldDescriptor) -> Converter:
     """Returns what checks and converts one JSON value for a scalar field."""
     if field.enum_type is not None:
-        return _enum(field)
+        return _enum(field, has_unspecified=field.is_repeated)  # elsewhere it is null: see writing
     if field.type in INTEGERS:
-        return _integer(*INTEGERS[field.type])
+        return _integer(*INTEGERS[field.type], *_range(field))
     return _SCALARS[field.type]
 
 
 def parser(field: FieldDescriptor) -> Converter:
     """Returns what reads the text of a query or path parameter, a header or a map's key for a scalar field."""
+    if field.enum_type is not None:
+        return _enum(field, has_unspecified=False)
     convert = converter(field)
     if field.type in INTEGERS:
         return lambda text: convert(_integer_of(text))
@@ -57,9 +77,13 @@ def either(expected: str) -> str:
     return " or ".join(expected.rsplit(", ", 1))
 
 
-def _enum(field: FieldDescriptor) -> Converter:
+def _enum(field: FieldDescriptor, *, has_unspecified: bool) -> Converter:
     numbers = {name: number for number, name in enum_names(field.enum_type).items()}
-    expected = either(", ".join(f"'{name}'" for name in numbers if name != UNSPECIFIED))
+    if not has_unspecified:
+        numbers.pop(UNSPECIFIED, None)
+    expected = either(
+        ", ".join(f"'{name}'" for name in sorted(numbers, key=numbers.__getitem__) if name != UNSPECIFIED)
+    )
 
     def convert(value: Any) -> int:  # noqa: ANN401
         number = numbers.get(value) if isinstance(value, str) else None
@@ -70,21 +94,31 @@ def _enum(field: FieldDescriptor) -> Converter:
     return convert
 
 
-def _integer(least: int, most: int) -> Converter:
+def _range(field: FieldDescriptor) -> tuple[int, int]:
+    """The range of an integer that the rules allow: what a caller is told who exceeds even that of its type."""
+    least, most = INTEGERS[field.type]
+    found = field.GetOptions().Extensions[validate_pb2.field]
+    kind = found.WhichOneof("type")
+    if kind not in (None, "repeated", "map"):
+        rules = getattr(found, kind)
+        least = rules.gte if rules.HasField("gte") else rules.gt + 1 if rules.HasField("gt") else least
+        most = rules.lte if rules.HasField("lte") else rules.lt - 1 if rules.HasField("lt") else most
+    return least, most
+
+
+def _integer(least: int, most: int, least_allowed: int, most_allowed: int) -> Converter:
     def convert(value: Any) -> int:  # noqa: ANN401
         if type(value) is float and math.isfinite(value):
             # JSON has one kind of number: 10.0 is ten. A fraction is a mistake.
             if not value.is_integer():
-                raise Unreadable(
-                    "Input should be a valid integer, got a number with a fractional part", "int_from_float"
-                )
+                raise Unreadable("Input should be an integer, without a fractional part", "int_from_float")
             value = int(value)
         if type(value) is not int:  # a bool is none, though Python says so
             raise Unreadable("Input should be a valid integer", "int_type")
         if value < least:
-            raise Unreadable(f"Input should be greater than or equal to {least}", "greater_than_equal")
+            raise Unreadable(f"Input should be greater than or equal to {least_allowed}", "greater_than_equal")
         if value > most:
-            raise Unreadable(f"Input should be less than or equal to {most}", "less_than_equal")
+            raise Unreadable(f"Input should be less than or equal to {most_allowed}", "less_than_equal")
         return value
 
     return convert
@@ -143,13 +177,13 @@ def _bytes(value: Any) -> bytes:  # noqa: ANN401
 
 def _integer_of(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,20}", text):
-        raise Unreadable("Input should be a valid integer, unable to parse string as an integer", "int_parsing")
+        raise Unreadable("Input should be a valid integer", "int_parsing")
     return int(text)
 
 
 def _number_of(text: str) -> float:
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
-        raise Unreadable("Input should be a valid number, unable to parse string as a number", "float_parsing")
+        raise Unreadable("Input should be a valid number", "float_parsing")
     return float(text)
 
 

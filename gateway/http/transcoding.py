@@ -24,7 +24,7 @@ from gateway.http.bindings import Binding, bindings
 from gateway.http.events import Streams
 from gateway.http.exchange import Answer, request_id_of
 from gateway.http.loopback import Loopback
-from gateway.http.reading import MOST_FAULTS, Fault
+from gateway.http.reading import MOST_FAULTS, Fault, Loc
 from gateway.http.requests import Limits, Request, RequestReader
 from gateway.http.templates import canonical
 from gateway.http.writing import field_writer, writer
@@ -110,9 +110,13 @@ class Endpoint:
         if refusal.http_status != 422:
             return errors.refused(refusal, request_id)
         faults = list(request.faults)
-        for violation in refusal.violations if len(faults) < MOST_FAULTS else ():  # beyond, no more was read
+        unread = {_whole(fault) for fault in faults if not fault.is_read}
+        for violation in refusal.violations:
+            if len(faults) >= MOST_FAULTS:
+                break
             fault = locations.fault(self.binding, violation, request.given, request.body)
-            if not any(_says_all(unread, fault) for unread in request.faults):
+            # Of what was not read, or stands in what was not, a rule says nothing new.
+            if not any(fault.loc[:depth] in unread for depth in range(1, len(fault.loc) + 1)):
                 faults.append(fault)
         return errors.invalid(faults) if faults else errors.refused(refusal, request_id)
 
@@ -184,12 +188,6 @@ def _headers(metadata: Any) -> tuple[tuple[str, str], ...]:  # noqa: ANN401 - gr
     )
 
 
-def _says_all(unread: Fault, fault: Fault) -> bool:
-    """Tells whether a rule on the place says nothing new, as the place, or a part of it, or its whole, was not read.
-    How many elements there are is known though one of them was not.
-    """
-    place, loc = ("body",) if unread.type == "json_invalid" else unread.loc, fault.loc
-    if len(place) > len(loc) and fault.type in ("too_long", "too_short"):
-        return False
-    shorter = min(len(place), len(loc))
-    return place[:shorter] == loc[:shorter]
+def _whole(unread: Fault) -> Loc:
+    """The place that could not be read. Of malformed JSON that is the body, whose fault says how far it was read."""
+    return ("body",) if unread.type == "json_invalid" else unread.loc

@@ -72,6 +72,30 @@ def test_types_rules_and_what_points_nowhere_are_told_in_one_answer(client: Clie
     assert client.get("/v1/tunes").json()["total"] == before
 
 
+def test_all_that_is_wrong_with_an_asset_is_told_and_no_secret_repeated(client: Client) -> None:
+    body = {
+        "asset_type": "file",
+        "name": "a:b",
+        "hf_token_secret": ["hf_hidden"],
+        "url": {"https://signed": 1},
+        "data": {"asset_type": "checkpoint", "engine": 5, "file_format": "zip"},
+    }
+
+    response = client.post("/v1/assets", json=body)
+
+    assert response.status_code == 422, response.text
+    assert {".".join(map(str, violation["loc"][1:])): violation["type"] for violation in response.json()["detail"]} == {
+        "name": "string_pattern_mismatch",
+        "hf_token_secret": "string_type",
+        "url": "string_type",
+        "data": "value_error",  # of another type than asset_type says
+        "data.engine": "string_type",
+        "data.file_format": "enum",
+    }
+    assert "hidden" not in response.text
+    assert "signed" not in response.text
+
+
 def test_malformed_json_is_422_with_its_place(client: Client) -> None:
     response = client.post("/v1/tune", content=b'{"name": "x", ', headers={"Content-Type": "application/json"})
 

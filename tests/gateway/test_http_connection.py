@@ -94,6 +94,7 @@ def assert_refused(answer: bytes, status: int, reason: str) -> None:
     said = json.loads(body)
     assert set(said) == {"detail", "code", "reason", "request_id"}
     assert said["reason"] == reason
+    assert f"x-request-id: {said['request_id']}".encode() in head.split(b"\r\n")
 
 
 HEAD = b"POST /a HTTP/1.1\r\nHost: a\r\n"

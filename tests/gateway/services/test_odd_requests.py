@@ -64,8 +64,6 @@ def questions(tune_id: str) -> Iterator[tuple[Message, object]]:
             yield one(id=text), NOT_FOUND
     yield tunes.GetTuneRequest(id="a\0"), INVALID
     yield tunes.ListTunesRequest(trigger_words=["\0"]), INVALID
-    yield tunes.ListTunesRequest(trigger_words=["w"] * 10_000), NOTHING
-    yield assets.ListAssetsRequest(engine=["e"] * 10_000), NOTHING
     for empty in (
         tunes.ListTunesRequest(name=""),
         tunes.ListTunesRequest(engine=""),
@@ -73,9 +71,13 @@ def questions(tune_id: str) -> Iterator[tuple[Message, object]]:
         tunes.ListTunesRequest(trigger_words=[""]),
     ):
         yield empty, NOTHING
+    for many, told in ((1000, NOTHING), (1001, INVALID), (100_000, INVALID)):
+        yield tunes.ListTunesRequest(trigger_words=["w"] * many), told
+        yield assets.ListAssetsRequest(engine=["e"] * many), told
+        yield assets.ListAssetsRequest(file_format=["png"] * many, name="none"), told
+        yield assets.ListAssetsRequest(asset_type=[asset_pb2.ASSET_TYPE_LORA] * many), told
     yield assets.ListAssetsRequest(asset_ids=",".join(["asset_x"] * 4000)), NOTHING
     yield assets.ListAssetsRequest(asset_ids=",".join(["asset_x"] * 5000)), INVALID
-    yield assets.ListAssetsRequest(asset_type=[asset_pb2.ASSET_TYPE_LORA] * 10_000), NOTHING
     for rule in (
         {"asset_type": [99]},
         {"data_type": 99},

@@ -285,15 +285,33 @@ async def test_broken_rules_are_told_though_the_database_is_away(
     assert (told.code, told.violations.keys()) == (grpc.StatusCode.INVALID_ARGUMENT, {"name"})
 
 
-async def test_list_of_files_that_is_too_long_is_looked_at_as_far_as_it_may_go(tenant: Any, ask: Any) -> None:
-    picture = await tenant.upload(ask.png())
+async def test_list_of_files_that_is_too_long_is_looked_at_as_far_as_it_may_go(
+    tenant: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tunes.Named] = []
+
+    async def unfit(database: Any, named: tunes.Named) -> Any:
+        asked.append(named)
+        return [("details.lora_tune.files[1].file_id", "of no use")]
+
+    monkeypatch.setattr(tunes, "unfit", unfit)
     names = [f"asset_{number:020}" for number in range(30_000)]
 
-    told = await ask.refused(tenant.tunes.CreateTune(ask.tune([picture.id, *names])))
+    told = await ask.refused(tenant.tunes.CreateTune(ask.tune(names)))
 
-    assert told.violations["details.lora_tune.files"] == "must contain no more than 1000; got 30001"
-    assert told.violations["details.lora_tune.files[1].file_id"] == f"there is no file '{names[0]}'"
-    assert "details.lora_tune.files[0].file_id" not in told.violations
+    assert told.violations == {
+        "details.lora_tune.files": "must contain no more than 1000 item(s); got 30000",
+        "details.lora_tune.files[1].file_id": "of no use",
+    }
+    assert [named.file_ids for named in asked] == [names[:1000]]
+
+
+async def test_checkpoint_that_no_database_can_be_asked_for_is_told_by_its_rule(tenant: Any, ask: Any) -> None:
+    picture = await tenant.upload(ask.png())
+
+    told = await ask.refused(tenant.tunes.CreateTune(ask.tune([picture.id], checkpoint="a\0b")))
+
+    assert told.violations == {"details.lora_tune.base_checkpoint.checkpoint_id": "must not contain U+0000"}
 
 
 async def test_file_of_another_tenant_is_as_unknown_as_none(tenant: Any, other: Any, ask: Any) -> None:
