@@ -32,7 +32,7 @@ from gateway.config import Address, ConfigError, Settings
 from gateway.desk import StreamSettings
 from gateway.dispatch import Dispatcher
 from gateway.fetches import Fetches
-from gateway.http import app, docs, openapi
+from gateway.http import app, openapi, pages
 from gateway.http.admission import Admission
 from gateway.http.listener import Listener
 from gateway.http.loopback import Loopback
@@ -314,7 +314,7 @@ class Server:
             objects=(self._objects, self._signer),
             room=Room(self._settings.upload_memory_bytes, refused=partial(self._metrics.limited, "uploads")),
             check_put=self._uploads.check_put,
-            extra_routes=[openapi.route(described), *docs.routes()],
+            extra_routes=[openapi.route(described), *pages.routes()],
             health=self._say_health,
             record=self._metrics.http,
         )

@@ -195,7 +195,7 @@ class Up:
     def _print(self, ready: dict[str, object]) -> None:
         print(
             f"tunesmith is ready\n"
-            f"  HTTP     {ready['http']}\n"
+            f"  HTTP     {ready['http']}  (in a browser: your tunes)\n"
             f"  gRPC     {ready['grpc']}\n"
             f"  metrics  {ready['metrics']}\n"
             f"  API key  {self._secrets.api_key}\n"

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, Request, sync_playwright
+from playwright.sync_api import Page, Request
 
+from tests.servers.browser import chromium
 from tests.servers.contract import Contract
-
-CHROMIUM = "chromium"  # Debian's, by scripts/tools: Playwright's own would have to be fetched from elsewhere
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    found = shutil.which(CHROMIUM)
-    assert found is not None, "no chromium here: scripts/tools installs it as root; elsewhere install it by hand"
-    with sync_playwright() as playwright:
-        # root, as which CI runs, may not use Chromium's sandbox
-        browser = playwright.chromium.launch(executable_path=found, chromium_sandbox=os.geteuid() != 0)
+    with chromium() as browser:
         yield browser.new_page()
-        browser.close()
 
 
 def test_page_shows_every_operation_and_asks_nobody_else(page: Page, url: str, contract: Contract) -> None:
@@ -38,8 +30,10 @@ def test_page_shows_every_operation_and_asks_nobody_else(page: Page, url: str, c
     assert complaints == []
     assert {request.url.removeprefix(url) for request in asked if not request.url.startswith("data:")} == {
         "/docs",
-        "/docs/docs.css",
-        "/docs/docs.js",
+        "/page/house.css",
+        "/page/docs.css",
+        "/page/docs.js",
+        "/page/element.js",
         "/openapi.json",
     }
     shown = {article.get_attribute("id") for article in page.locator("article").all()}

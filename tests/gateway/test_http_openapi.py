@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import pytest
 from openapi_spec_validator import validate
 
-from gateway.http import docs, openapi
+from gateway.http import openapi, pages
 from gateway.http.bindings import bindings
 from gateway.http.operations import method_comment
 from tests.servers.front import SERVICES, front
@@ -210,8 +210,8 @@ def test_comment_is_taken_apart_into_prose_and_statuses() -> None:
 
 
 async def test_document_and_page_are_open_to_all_and_cached_by_their_tag(document: dict[str, Any]) -> None:
-    async with front(extra_routes=[openapi.route(document), *docs.routes()]) as door:
-        for path in ("/openapi.json", "/docs", "/docs/docs.js", "/docs/docs.css"):
+    async with front(extra_routes=[openapi.route(document), *pages.routes()]) as door:
+        for path in ("/openapi.json", "/", "/docs", "/page/dashboard.js", "/page/docs.js", "/page/house.css"):
             first = await door.http.get(path, headers={"authorization": ""})
             again = await door.http.get(path, headers={"if-none-match": f'"other", W/{first.headers["etag"]}'})
             other = await door.http.get(path, headers={"if-none-match": '"other"'})
@@ -224,29 +224,44 @@ async def test_document_and_page_are_open_to_all_and_cached_by_their_tag(documen
 
 
 @pytest.mark.parametrize(
-    ("asked", "location"), [("/docs/", "../docs"), ("/docs//", "../../docs"), ("//docs/", "../docs")]
+    ("asked", "location", "path"),
+    [
+        ("/docs/", "../docs", "/docs"),
+        ("/docs//", "../../docs", "/docs"),
+        ("//docs/", "../docs", "/docs"),
+        ("//", "../", "/"),
+        ("///", "../../", "/"),
+    ],
 )
-async def test_page_with_a_slash_leads_to_the_page_from_where_its_links_lead_right(asked: str, location: str) -> None:
-    async with front(extra_routes=docs.routes()) as door:
+async def test_page_with_a_slash_leads_to_the_page_from_where_its_links_lead_right(
+    asked: str, location: str, path: str
+) -> None:
+    async with front(extra_routes=pages.routes()) as door:
         answer = await door.http.get(f"http://gateway{asked}")
         page = urljoin(f"http://gateway{asked}", answer.headers["location"])
         found = await door.http.get(page)
-        links = re.findall(r'(?:href|src)="(docs/[^"]+)"', found.text)
+        links = re.findall(r'(?:href|src)="((?:page/|docs|\./)[^"]*)"', found.text)
         loaded = [await door.http.get(urljoin(page, link)) for link in links]
 
     assert (answer.status_code, answer.headers["location"]) == (308, location)
-    assert page.removeprefix("http://gateway").lstrip("/") == "docs"
-    assert urljoin(f"https://proxy/below{asked}", answer.headers["location"]).endswith("/docs")
-    assert [each.status_code for each in (found, *loaded)] == [200, 200, 200]
+    assert page.removeprefix("http://gateway").replace("//", "/") == path
+    assert urljoin(f"https://proxy/below{asked}", answer.headers["location"]).endswith(path)
+    assert len(links) >= 4
+    assert [each.status_code for each in (found, *loaded)] == [200] * (len(links) + 1)
 
 
-async def test_page_may_load_nothing_from_elsewhere() -> None:
-    async with front(extra_routes=docs.routes()) as door:
-        page = await door.http.get("/docs")
-        script = await door.http.get("/docs/docs.js")
+async def test_pages_may_load_nothing_from_elsewhere_and_make_no_markup_of_text() -> None:
+    async with front(extra_routes=pages.routes()) as door:
+        shown = [await door.http.get(path) for path in ("/", "/docs")]
+        routes: list[Any] = pages.routes()
+        loaded = [await door.http.get(route.path) for route in routes]
 
-    policy = page.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; script-src 'self';")
-    assert "unsafe" not in policy
-    assert "://" not in page.text + script.text
-    assert "innerHTML" not in script.text
+    policies = {page.headers["content-security-policy"] for page in loaded}
+    assert len(policies) == 1
+    assert {page.headers["content-security-policy"] for page in shown} == policies
+    assert policies.pop().startswith("default-src 'none'; script-src 'self';")
+    for page in loaded:
+        assert "unsafe" not in page.headers["content-security-policy"]
+        assert "://" not in page.text.replace("http://www.w3.org/2000/svg", "")  # a name, not a place
+        assert "innerHTML" not in page.text
+        assert " style=" not in page.text

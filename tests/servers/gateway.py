@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,17 @@ class Gateway(Daemon):
         """A new tenant with a key, so that a test sees nothing but its own."""
         name = f"tenant-{next(self._accounts)}"
         return asyncio.run(self._make_account(name, is_operator))
+
+    def key_of(self, account: Account, *scopes: str) -> str:
+        """Another key of the account's tenant, with these scopes alone."""
+        return asyncio.run(self._make_key(account.tenant_id, scopes))
+
+    async def _make_key(self, tenant_id: str, scopes: Sequence[str]) -> str:
+        database = await Database.open(self._database_url, wakeups=False)
+        try:
+            return (await keys.create_key(database, tenant_id, "test", scopes))[1]
+        finally:
+            await database.close()
 
     async def _make_account(self, name: str, is_operator: bool) -> Account:
         database = await Database.open(self._database_url, wakeups=False)

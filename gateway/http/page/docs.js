@@ -1,5 +1,7 @@
 // Shows the OpenAPI document of this server. Everything is put in as text, never as HTML: no comment can be markup.
 
+import { element } from "./element.js";
+
 const NO_NUL = "^[^\\u0000]*$"; // on nearly every string, and said once in the introduction
 
 const main = document.getElementById("main");
@@ -181,11 +183,4 @@ function prose(text) {
 
 function inline(text) {
   return text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part));
-}
-
-function element(name, attributes, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
 }
