@@ -12,7 +12,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,7 +26,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from store import failpoints, migrations
-from store.errors import DatabaseAway
+from store.errors import DatabaseAway, NotFound
 from store.groups import GroupCommit
 from store.migrations import locks
 from store.postgres import BeatConnection, PostgresConnection, patient
@@ -102,23 +102,22 @@ class Database:
         self._beats = self._writes if beater is writer else Turns(_connections(beater))
 
     @classmethod
-    async def open(cls, url: str, *, pool_size: int = 10, wakeups: bool = True) -> Database:
+    async def open(cls, url: str, *, pool_size: int = 10, wakeups: bool = True, create: bool = True) -> Database:
         """Opens "sqlite:////absolute/path.db" or "postgresql://user:password@host:port/name".
 
-        `wakeups` False: this process neither tells others nor hears of them (command-line tools).
-        ValueError: another scheme. DatabaseAway: it does not answer.
+        `wakeups` False: this process neither tells others nor hears of them (command-line tools). `create` False: a
+        file that is not there is not made, for its path may be mistyped.
+        ValueError: another scheme, or the file is no database. NotFound: it is not there, and is not to be made.
+        DatabaseAway: it does not answer.
         """
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-        if backend == "sqlite":
-            database = _open_sqlite(parsed, pool_size)
-        elif backend == "postgresql":
-            database = _open_postgresql(parsed, max(pool_size, 2), wakeups=wakeups)
+        where = parsed(url)
+        is_sqlite = where.get_backend_name() == "sqlite"
+        if is_sqlite:
+            await asyncio.to_thread(_try_sqlite, Path(str(where.database)), create)
+            database = _open_sqlite(where, pool_size)
         else:
-            raise ValueError(f"the database URL begins with {backend!r}; wanted sqlite:////path or postgresql://...")
+            database = _open_postgresql(where, max(pool_size, 2), wakeups=wakeups)
         try:
-            if backend == "sqlite":
-                await asyncio.to_thread(_try_sqlite, str(parsed.database))
             async with database.read() as connection:
                 await connection.execute(text("SELECT 1"))
         except BaseException:
@@ -219,10 +218,30 @@ class Database:
             self.tell_ended(state, engine)
 
 
+def parsed(url: str) -> URL:
+    """Reads a database's URL. ValueError: it is none of ours; the message repeats no password."""
+    wanted = "wanted sqlite:////ABSOLUTE/FILE.db or postgresql://USER:PASSWORD@HOST/NAME"
+    try:
+        found = make_url(url)
+    except (sqlalchemy_errors.ArgumentError, ValueError):  # the latter of a port
+        raise ValueError(f"the database URL cannot be read; {wanted}") from None
+    if found.get_backend_name() == "postgresql":
+        return found
+    if found.get_backend_name() != "sqlite":
+        raise ValueError(f"the database URL begins with {found.drivername!r}; {wanted}")
+    if not found.database or found.database == ":memory:":
+        raise ValueError("the database URL names no file; wanted sqlite:////ABSOLUTE/FILE.db")
+    if found.host or not Path(found.database).is_absolute():
+        # Each process would look for it below the folder that it happens to have been started in.
+        path = "/".join(filter(None, (found.host, found.database)))
+        raise ValueError(
+            f"the database URL names {path!r}, which is no absolute path; wanted sqlite:////ABSOLUTE/FILE.db, with four"
+            f" slashes, such as sqlite:////{path}"
+        )
+    return found
+
+
 def _open_sqlite(url: URL, pool_size: int) -> Database:
-    if not url.database or url.database == ":memory:":
-        raise ValueError("the database URL names no file; wanted sqlite:////absolute/path.db")
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     url = url.set(drivername="sqlite+aiosqlite")
     path = str(url.database)
 
@@ -247,14 +266,21 @@ def _open_sqlite(url: URL, pool_size: int) -> Database:
     return database
 
 
-def _try_sqlite(path: str) -> None:
+def _try_sqlite(path: Path, create: bool) -> None:
     """Opens the file once without aiosqlite: its thread outlives a connection that could not be opened, for a moment
     that is sometimes longer than the event loop's.
     """
     try:
-        sqlite3.connect(path, timeout=BUSY_LIMIT).close()
-    except sqlite3.OperationalError as error:
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.exists():
+            raise NotFound(f"there is no database {path}")
+        with closing(sqlite3.connect(path, timeout=BUSY_LIMIT)) as connection:
+            connection.execute("PRAGMA schema_version").fetchone()  # reads the file's head
+    except (sqlite3.OperationalError, OSError) as error:
         raise DatabaseAway(f"the database is away: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"{path} cannot be read as a database of SQLite: {error}") from error
 
 
 def _open_postgresql(url: URL, pool_size: int, *, wakeups: bool) -> Database:

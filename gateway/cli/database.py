@@ -9,17 +9,25 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from store.database import Database
-from store.errors import StoreError
+from store.errors import NotFound, StoreError
+
+HOW_TO_MAKE = (
+    "a gateway makes it when it starts, and so do `key create` and `trainer-token create` with --create-database; or"
+    " TUNESMITH_DATABASE_URL is mistyped"
+)
 
 
-def in_database(work: Callable[[Database], Awaitable[None]], *, wakes: bool = False) -> int:
+def in_database(work: Callable[[Database], Awaitable[None]], *, wakes: bool = False, create: bool = False) -> int:
     """Runs it; returns the exit code. The schema is made if no gateway has done so yet.
 
-    `wakes`: gateways are to hear of it at once.
+    `wakes`: gateways are to hear of it at once. `create`: so is the file, where the database is one.
     """
 
     async def run(url: str) -> None:
-        database = await Database.open(url, pool_size=1, wakeups=wakes)
+        try:
+            database = await Database.open(url, pool_size=1, wakeups=wakes, create=create)
+        except NotFound as exc:
+            raise ValueError(f"{exc}; {HOW_TO_MAKE}") from exc
         try:
             await database.migrate()
             await work(database)

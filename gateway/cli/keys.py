@@ -16,12 +16,14 @@ import cyclopts
 
 from gateway.cli.columns import NOTHING, lines
 from gateway.cli.database import in_database
+from gateway.cli.faults import refuse
 from store import keys, names, tenants
 from store.database import Database
 from store.keys import KeyStanding
 from store.tables import TrainerToken
 
 Scope = Literal["*", "tune:*", "tune:read", "tune:write", "asset:*", "asset:read", "asset:write"]
+Create = Annotated[bool, cyclopts.Parameter(negative="")]
 MOST_DAYS = 36_525  # a hundred years, which is for ever
 COLUMNS = ("KEY", "TENANT", "STATE", "MADE", "EXPIRES", "REVOKED", "SCOPES", "NAME")
 TOKEN_COLUMNS = ("TRAINER", "MADE", "REVOKED")
@@ -40,6 +42,7 @@ def create_key(
     scope: Annotated[tuple[Scope, ...], cyclopts.Parameter(negative="")] = ("*",),
     days: float | None = None,
     operator: bool = False,
+    create_database: Create = False,
 ) -> int:
     """Make an API key and print it. The database keeps its hash only: it cannot be had again.
 
@@ -55,14 +58,15 @@ def create_key(
         Days until it expires, above 0, at most 36525. Never, if not given.
     operator
         The tenant may publish assets to all tenants. Said when the tenant is made.
+    create_database
+        Make the SQLite file that TUNESMITH_DATABASE_URL names where there is none, as a gateway's first start does.
     """
 
     async def create(database: Database) -> None:
         faults = [names.fault_of_key(name), _fault_of_days(days)]
         if tenant not in {each.name for each in await tenants.list_tenants(database)}:
             faults.insert(0, names.fault_of_tenant(tenant))
-        if told := [fault for fault in faults if fault is not None]:
-            raise ValueError("\n".join(told))
+        refuse(faults)
         owner = await keys.find_or_create_tenant(database, tenant, is_operator=operator)
         if operator and not owner.is_operator:
             raise ValueError(f"tenant {tenant!r} is there already, and no operator")
@@ -71,7 +75,7 @@ def create_key(
         print(f"{made.id} of tenant {tenant} ({owner.id})", file=sys.stderr)
         print(secret)
 
-    return in_database(create)
+    return in_database(create, create=create_database)
 
 
 @key.command(name="list")
@@ -113,13 +117,15 @@ def revoke_key(key_id: str) -> int:
 
 
 @trainer_token.command(name="create")
-def create_trainer_token(trainer_id: str) -> int:
+def create_trainer_token(trainer_id: str, *, create_database: Create = False) -> int:
     """Make a join token for a trainer and print it, beside those that it has.
 
     Parameters
     ----------
     trainer_id
         The trainer's stable name: its TUNESMITH_TRAINER_ID.
+    create_database
+        Make the SQLite file that TUNESMITH_DATABASE_URL names where there is none, as a gateway's first start does.
     """
 
     async def create(database: Database) -> None:
@@ -127,7 +133,7 @@ def create_trainer_token(trainer_id: str) -> int:
             raise ValueError(f"{trainer_id!r} is no trainer id; 1 to 64 letters, digits, _ and - were wanted")
         print(await keys.create_trainer_token(database, trainer_id))
 
-    return in_database(create)
+    return in_database(create, create=create_database)
 
 
 @trainer_token.command(name="list")

@@ -1,4 +1,4 @@
-"""`tunesmith key` and `tunesmith trainer-token`, as an operator uses them before the first gateway starts."""
+"""`tunesmith key` and `tunesmith trainer-token`, as an operator uses them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from store.keys import Caller
 
 
 @pytest.fixture
-def database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"sqlite:///{tmp_path / 'tunesmith.db'}"
-    monkeypatch.setenv("TUNESMITH_DATABASE_URL", url)
-    return url
+def database_url(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("TUNESMITH_DATABASE_URL", sqlite_url)
+    return sqlite_url
 
 
 def tunesmith(*arguments: str) -> int:
@@ -186,6 +185,36 @@ def test_mistake_is_one_line_and_an_exit_code(
     assert tunesmith(*arguments) == 1
 
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("key", "create", "acme"), ("trainer-token", "create", "gpu-1")])
+def test_database_that_is_not_there_is_made_only_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    path = tmp_path / "mistyped" / "tunesmith.db"
+    monkeypatch.setenv("TUNESMITH_DATABASE_URL", f"sqlite:///{path}")
+
+    refused, was_made, said = tunesmith(*command), path.parent.exists(), capsys.readouterr()
+    made = tunesmith(*command, "--create-database")
+
+    assert (refused, was_made, said.out) == (1, False, "")
+    assert said.err.startswith(f"tunesmith: there is no database {path}; a gateway makes it when it starts, and so do")
+    assert (made, path.exists()) == (0, True)
+    assert capsys.readouterr().out.startswith("t")
+
+
+def test_what_is_no_database_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "passwd"
+    path.write_text("root:x:0:0:root:/root:/bin/sh\n" * 40)
+    monkeypatch.setenv("TUNESMITH_DATABASE_URL", f"sqlite:///{path}")
+
+    assert tunesmith("key", "list") == 1
+
+    assert (
+        capsys.readouterr().err == f"tunesmith: {path} cannot be read as a database of SQLite: file is not a database\n"
+    )
 
 
 def test_missing_database_url_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

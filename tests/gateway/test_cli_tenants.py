@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from gateway.cli.__main__ import app
 
 
 @pytest.fixture(autouse=True)
-def tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def tenant(sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """acme, as its first key makes it."""
-    monkeypatch.setenv("TUNESMITH_DATABASE_URL", f"sqlite:///{tmp_path / 'tunesmith.db'}")
+    monkeypatch.setenv("TUNESMITH_DATABASE_URL", sqlite_url)
     assert tunesmith("key", "create", "acme") == 0
     capsys.readouterr()
 

@@ -153,6 +153,27 @@ async def test_a_file_that_cannot_be_opened_is_away(tmp_path: Path) -> None:
         await Database.open(f"sqlite:///{tmp_path / 'folder.db'}")
 
 
+async def test_a_folder_that_cannot_be_made_is_away(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(errors.DatabaseAway, match="File exists"):
+        await Database.open(f"sqlite:///{tmp_path}/file/a.db")
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n" * 40)
+
+    with pytest.raises(ValueError, match=f"^{tmp_path}/passwd cannot be read as a database of SQLite: file is not a"):
+        await Database.open(f"sqlite:///{tmp_path}/passwd")
+
+
+async def test_a_file_that_is_not_to_be_made_is_not(tmp_path: Path) -> None:
+    with pytest.raises(errors.NotFound, match=f"there is no database {tmp_path}/folder/a.db"):
+        await Database.open(f"sqlite:///{tmp_path}/folder/a.db", create=False)
+
+    assert not (tmp_path / "folder").exists()
+
+
 async def test_sqlite_survives_a_power_cut_and_checks_references(sqlite_url: str) -> None:
     database = await Database.open(sqlite_url)
     for opened in (database.read, database.write):
