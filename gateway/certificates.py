@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import structlog
 
-from gateway.config import PREFIX, ConfigError
+from gateway.config import PREFIX, ConfigError, Faults
 
 log = structlog.get_logger(__name__)
 
@@ -99,11 +99,15 @@ class Certificates:
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         named = f"{PREFIX}{self._setting}_"
-        for what, path in (("CERTIFICATE", self._certificate), ("KEY", self._key)):
-            try:
-                path.read_bytes()
-            except OSError as exc:
-                raise ConfigError(f"{named}{what}={path}: {exc.strerror}") from exc
+        faults = Faults()
+        files = {"CERTIFICATE": self._certificate, "KEY": self._key}
+        for what, path in files.items():
+            with faults:
+                _try_to_read(f"{named}{what}={path}", path)
+        if self._client_authority is not None:
+            with faults:
+                _try_to_read(f"{named}CLIENT_CA={self._client_authority}", self._client_authority)
+        faults.tell()
         try:
             # An empty passphrase: OpenSSL would ask for one on the terminal.
             context.load_cert_chain(self._certificate, self._key, password="")
@@ -113,9 +117,8 @@ class Certificates:
         if self._client_authority is not None:
             try:
                 context.load_verify_locations(self._client_authority)
-            except OSError as exc:  # ssl.SSLError is one
-                reason = exc.strerror if type(exc) is not ssl.SSLError else "wanted PEM certificates"
-                raise ConfigError(f"{named}CLIENT_CA={self._client_authority}: {reason}") from exc
+            except ssl.SSLError as exc:
+                raise ConfigError(f"{named}CLIENT_CA={self._client_authority}: wanted PEM certificates") from exc
         context.set_alpn_protocols(["http/1.1"])
         return context
 
@@ -124,3 +127,10 @@ class Certificates:
         return grpc.ssl_server_certificate_configuration(
             [(self._key.read_bytes(), self._certificate.read_bytes())], authority
         )
+
+
+def _try_to_read(named: str, path: Path) -> None:
+    try:
+        path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{named}: {exc.strerror}") from exc

@@ -7,7 +7,7 @@ import difflib
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from store.database import parsed
 from store.objects import s3
 from store.tenants import LEAST_RATE, MOST_RATE
 
@@ -27,6 +28,37 @@ SECRET = {"database_url", "signing_secret", "objects_url"}  # an address may car
 
 class ConfigError(ValueError):
     """A setting is wrong; the message has a line for each, with its key, its value and what was wanted."""
+
+
+class Faults:
+    """Around each of several settings that are tried, as in `with faults:`. What is wrong with them is told at once."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def __enter__(self) -> None:
+        """Tries one."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
+        """Keeps what is wrong with it, and goes on."""
+        if not isinstance(error, ConfigError):
+            return False
+        self._lines.append(str(error))
+        return True
+
+    def tell(self) -> None:
+        """Raises ConfigError where anything was wrong."""
+        if self._lines:
+            raise ConfigError("\n".join(self._lines))
+
+
+class SpanningError(ValueError):
+    """Settings that are each right by themselves do not go together."""
+
+    def __init__(self, faults: Sequence[tuple[set[str], str]]) -> None:
+        super().__init__("\n".join(line for _, line in faults))
+        #: The names of those that a fault is of, and its line.
+        self.faults = faults
 
 
 @dataclass(frozen=True)
@@ -184,6 +216,12 @@ class Settings(BaseSettings):
             raise ValueError(f"{wanted}, without a user or password")
         return url.rstrip("/") if url else None
 
+    @field_validator("database_url")
+    @classmethod
+    def _sqlite_or_postgresql(cls, url: SecretStr) -> SecretStr:
+        parsed(url.get_secret_value())
+        return url
+
     @field_validator("objects_url")
     @classmethod
     def _folder_or_bucket(cls, url: SecretStr) -> SecretStr:
@@ -212,26 +250,38 @@ class Settings(BaseSettings):
         return secret
 
     @model_validator(mode="after")
-    def _beats_fit_into_lease(self) -> Self:
-        if self.heartbeat_seconds * 3 > self.lease_seconds:
-            raise ValueError(
-                f"{PREFIX}HEARTBEAT_SECONDS={self.heartbeat_seconds:g}: wanted at most a third of "
-                f"{PREFIX}LEASE_SECONDS={self.lease_seconds:g}, so that two lost beats cost no lease"
-            )
-        if urlsplit(self.objects_url.get_secret_value()).scheme == "s3" and self.max_weights_bytes > s3.LARGEST:
-            raise ValueError(
-                f"{PREFIX}MAX_WEIGHTS_BYTES={self.max_weights_bytes}: wanted at most {s3.LARGEST} where objects lie in "
-                "S3, which takes no more parts of one"
-            )
-        if self.hub_url is not None and not self.fetch:
-            raise ValueError(f"{PREFIX}HUB_URL: wanted {PREFIX}FETCH=on with it")
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError(f"wanted {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY, or neither")
-        if (self.http_tls_certificate is None) != (self.http_tls_key is None):
-            raise ValueError(f"wanted {PREFIX}HTTP_TLS_CERTIFICATE and {PREFIX}HTTP_TLS_KEY, or neither")
-        if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise ValueError(f"{PREFIX}TLS_CLIENT_CA: wanted {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY with it")
+    def _go_together(self) -> Self:
+        if faults := list(_spanning(self)):
+            raise SpanningError(faults)
         return self
+
+
+def _spanning(settings: Settings) -> Iterator[tuple[set[str], str]]:
+    """What is wrong with settings beside one another: their names, and a line."""
+    lease, beat = settings.lease_seconds, settings.heartbeat_seconds
+    if beat * 3 > lease:
+        wanted = f"wanted at most a third of {PREFIX}LEASE_SECONDS={lease:g}, so that two lost beats cost no lease"
+        yield {"heartbeat_seconds", "lease_seconds"}, f"{PREFIX}HEARTBEAT_SECONDS={beat:g}: {wanted}"
+    most = settings.max_weights_bytes
+    if urlsplit(settings.objects_url.get_secret_value()).scheme == "s3" and most > s3.LARGEST:
+        wanted = f"wanted at most {s3.LARGEST} where objects lie in S3, which takes no more parts of one"
+        yield {"objects_url", "max_weights_bytes"}, f"{PREFIX}MAX_WEIGHTS_BYTES={most}: {wanted}"
+    for name, others in _TOGETHER.items():
+        missing = [other for other in others if not getattr(settings, other)]
+        if getattr(settings, name) and missing:
+            wanted = " and ".join(PREFIX + other.upper() + ("=on" if other == "fetch" else "") for other in missing)
+            yield {name, *others}, f"{PREFIX}{name.upper()}={getattr(settings, name)}: wanted {wanted} with it"
+
+
+#: Setting -> those that it wants with it.
+_TOGETHER = {
+    "hub_url": ("fetch",),
+    "tls_certificate": ("tls_key",),
+    "tls_key": ("tls_certificate",),
+    "http_tls_certificate": ("http_tls_key",),
+    "http_tls_key": ("http_tls_certificate",),
+    "tls_client_ca": ("tls_certificate", "tls_key"),
+}
 
 
 def _is_base(url: str, scheme: str) -> bool:
@@ -262,7 +312,27 @@ def read() -> Settings:
         return Settings()  # type: ignore[call-arg]  # the environment gives those without a default
     except ValidationError as exc:
         # `from None`: pydantic's own text shows the values, and one of them may be a secret.
-        raise ConfigError("\n".join(describe(error) for error in exc.errors())) from None
+        errors = exc.errors()
+        wrong = {str(error["loc"][0]) for error in errors if error["loc"]}
+        lines = [describe(error) for error in errors] + (_between_others(wrong) if wrong else [])
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _between_others(wrong: set[str]) -> list[str]:
+    """What is wrong between settings that are right by themselves, with which pydantic does not begin while any is not:
+    each of the wrong ones is given as it could be.
+    """
+    given = {name: Settings.model_fields[name].get_default(call_default_factory=True) for name in wrong}
+    try:
+        Settings(**{**given, **{name: sound for name, sound in _SOUND.items() if name in wrong}})
+    except ValidationError as exc:
+        spanning = [error["ctx"]["error"] for error in exc.errors()]
+        return [line for error in spanning for names, line in error.faults if not names & wrong]
+    return []
+
+
+#: Of the settings that have no default.
+_SOUND = {"database_url": "sqlite:////x", "objects_url": "file:///x", "signing_secret": "x" * 16}
 
 
 def describe(error: ErrorDetails) -> str:

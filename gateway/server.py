@@ -28,7 +28,7 @@ from grpc_reflection.v1alpha import reflection
 from gateway import catalogue, interceptors
 from gateway.assets import AssetService
 from gateway.certificates import certificates
-from gateway.config import Address, ConfigError, Settings
+from gateway.config import Address, ConfigError, Faults, Settings
 from gateway.desk import StreamSettings
 from gateway.dispatch import Dispatcher
 from gateway.fetches import Fetches
@@ -94,14 +94,19 @@ class Server:
         self._metrics = Metrics(version("tunesmith"))
         self._stopping = asyncio.Event()  # set by stop, read by serve and health
         self._opened = contextlib.AsyncExitStack()  # what shutdown closes, last opened first
-        self._checkpoints = catalogue.gather(settings.catalogue)
 
     async def startup(self) -> None:
         """Opens everything and binds every address; nothing is answered yet."""
-        settings = self._settings
-        self._grpc_tls = certificates("TLS", settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        self._http_tls = certificates("HTTP_TLS", settings.http_tls_certificate, settings.http_tls_key)
-        self._http_socket = self._bind(settings.http)
+        settings, faults = self._settings, Faults()
+        with faults:
+            self._checkpoints = catalogue.gather(settings.catalogue)
+        with faults:
+            self._grpc_tls = certificates("TLS", settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        with faults:
+            self._http_tls = certificates("HTTP_TLS", settings.http_tls_certificate, settings.http_tls_key)
+        with faults:
+            self._http_socket = self._bind(settings.http)
+        faults.tell()
         self._http_address = Address(settings.http.host, self._http_socket.getsockname()[1])
         self._signer = self._make_signer()
         self._objects = await self._open_objects()

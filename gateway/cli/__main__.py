@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import cyclopts
 
@@ -30,7 +30,7 @@ def up(
     http: str = "127.0.0.1:8080",
     grpc: str = "127.0.0.1:50051",
     metrics: str = "127.0.0.1:9090",
-    trainers: Annotated[int, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=0, lte=64))] = 1,
+    trainers: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     ready_file: Path | None = None,
 ) -> int:
@@ -61,7 +61,8 @@ def up(
         )
         return asyncio.run(service.run())
     except UpError as error:
-        print(f"tunesmith up: {error}", file=sys.stderr)
+        for fault in str(error).splitlines():
+            print(f"tunesmith up: {fault}", file=sys.stderr)
         return 1
 
 

@@ -33,9 +33,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli.children import Child, ChildFailed
+from gateway.config import Address
 from store import keys
 from store.database import Database
 
+MOST_TRAINERS = 64
 TENANT = "local"  # the tenant whose key `up` prints
 LOCK_WAIT = 5.0  # seconds; children of an `up` that was killed end within this
 GATEWAY_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
@@ -66,20 +68,24 @@ class Up:
         http: HOST:PORT of the HTTP API; port 0 picks a free one.
         grpc: HOST:PORT of the gRPC API.
         metrics: HOST:PORT of the gateway's metrics.
-        trainers: How many, 0 and up.
+        trainers: How many, 0 to MOST_TRAINERS.
         device: "auto", "cpu" or "cuda".
         ready_file: Where to say that all are ready; None: only on the terminal.
 
     Raises:
-        UpError: An address is none.
+        UpError: Addresses are none, or so many trainers are not run; a line for each.
     """
 
     def __init__(
         self, *, data: Path, http: str, grpc: str, metrics: str, trainers: int, device: str, ready_file: Path | None
     ) -> None:
         self._data = data.absolute()
-        self._addresses = {"http": _address("--http", http), "grpc": _address("--grpc", grpc)}
-        self._addresses["metrics"] = _address("--metrics", metrics)
+        self._addresses = {"http": http, "grpc": grpc, "metrics": metrics}
+        faults = [_fault_of_address(f"--{name}", value) for name, value in self._addresses.items()]
+        if not 0 <= trainers <= MOST_TRAINERS:
+            faults.append(f"--trainers {trainers}: 0 to {MOST_TRAINERS} was wanted")
+        if lines := [fault for fault in faults if fault is not None]:
+            raise UpError("\n".join(lines))
         self._trainer_ids = [f"trainer-{number + 1}" for number in range(trainers)]
         self._device = device
         self._ready_file = ready_file
@@ -285,11 +291,12 @@ def _write_private(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _address(option: str, value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise UpError(f"{option} {value!r} is no address; HOST:PORT was wanted, such as 127.0.0.1:8080")
-    return value
+def _fault_of_address(option: str, value: str) -> str | None:
+    try:
+        Address.parse(value)
+    except ValueError:
+        return f"{option} {value!r} is no address; HOST:PORT was wanted, such as 127.0.0.1:8080"
+    return None
 
 
 def _host_port(url: str) -> str:

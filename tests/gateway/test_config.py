@@ -144,6 +144,75 @@ def test_all_wrong_settings_are_told_at_once(monkeypatch: pytest.MonkeyPatch) ->
     assert lines[0].startswith("TUNESMITH_DATABASE_URL is not set: wanted sqlite:")
 
 
+def test_settings_that_do_not_go_together_are_told_with_those_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TUNESMITH_SIGNING_SECRET")
+    monkeypatch.setenv("TUNESMITH_HTTP", "nowhere")
+    monkeypatch.setenv("TUNESMITH_HEARTBEAT_SECONDS", "40")
+    monkeypatch.setenv("TUNESMITH_TLS_KEY", "/k.pem")
+    monkeypatch.setenv("TUNESMITH_HUB_URL", "https://hub.example")
+
+    with pytest.raises(ConfigError) as caught:
+        config.read()
+
+    assert sorted(line.split(": wanted")[0] for line in str(caught.value).splitlines()) == [
+        "TUNESMITH_HEARTBEAT_SECONDS=40",
+        "TUNESMITH_HTTP='nowhere'",
+        "TUNESMITH_HUB_URL=https://hub.example",
+        "TUNESMITH_SIGNING_SECRET is not set",
+        "TUNESMITH_TLS_KEY=/k.pem",
+    ]
+
+
+def test_what_does_not_go_with_a_wrong_setting_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_LEASE_SECONDS", "soon")
+    monkeypatch.setenv("TUNESMITH_HEARTBEAT_SECONDS", "40")
+
+    with pytest.raises(ConfigError) as caught:
+        config.read()
+
+    assert [line.partition("=")[0] for line in str(caught.value).splitlines()] == ["TUNESMITH_LEASE_SECONDS"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [
+        ("TLS_CERTIFICATE", "TUNESMITH_TLS_KEY"),
+        ("TLS_KEY", "TUNESMITH_TLS_CERTIFICATE"),
+        ("HTTP_TLS_CERTIFICATE", "TUNESMITH_HTTP_TLS_KEY"),
+        ("HTTP_TLS_KEY", "TUNESMITH_HTTP_TLS_CERTIFICATE"),
+        ("TLS_CLIENT_CA", "TUNESMITH_TLS_CERTIFICATE and TUNESMITH_TLS_KEY"),
+    ],
+)
+def test_a_file_that_wants_another_says_which(setting: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"TUNESMITH_{setting}", "/x.pem")
+
+    with pytest.raises(ConfigError, match=f"^TUNESMITH_{setting}=/x.pem: wanted {wanted} with it$"):
+        config.read()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://u:hush@h/x", "begins with 'mysql'; wanted sqlite"),
+        ("hush", "cannot be read; wanted sqlite"),
+        ("postgresql://u:hush@h:port/x", "cannot be read; wanted sqlite"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///tmp/x.db", "names 'tmp/x.db', which is no absolute path; wanted .* such as sqlite:////tmp/x.db$"),
+        ("sqlite://tmp/x.db", "names 'tmp/x.db', which is no absolute path"),
+        ("sqlite://tmp//x.db", "names 'tmp//x.db', which is no absolute path"),
+    ],
+)
+def test_database_is_a_file_by_its_absolute_path_or_postgresql(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_DATABASE_URL", url)
+
+    with pytest.raises(ConfigError, match=rf"^TUNESMITH_DATABASE_URL=\(not shown\): the database URL {said}") as caught:
+        config.read()
+
+    assert "hush" not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", ["SIGNING_SECRET", "OBJECTS_URL"])
 def test_secret_is_never_printed(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"TUNESMITH_{key}", "hush-hush")

@@ -8,7 +8,24 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import up
+from gateway.cli.__main__ import app
 from gateway.cli.children import ChildFailed
+
+
+def test_every_wrong_option_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = ("--http", "nonsense", "--grpc", "127.0.0.1:99999", "--metrics", "x:y", "--trainers", "65")
+
+    code = app(("up", "--data", str(tmp_path / "data"), *wrong), result_action="return_int_as_exit_code_else_zero")
+
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert [line.removeprefix("tunesmith up: ").split(" is no ")[0] for line in lines] == [
+        "--http 'nonsense'",
+        "--grpc '127.0.0.1:99999'",
+        "--metrics 'x:y'",
+        "--trainers 65: 0 to 64 was wanted",
+    ]
+    assert not (tmp_path / "data").exists()
 
 
 async def test_ready_file_of_a_killed_run_is_gone_before_any_child_starts(

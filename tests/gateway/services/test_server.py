@@ -244,7 +244,7 @@ async def test_taken_port_ends_the_start_with_a_sentence(key: str, tmp_path: Pat
         ("DATABASE_URL", "postgresql://u:hush@127.0.0.1:9/x", "the database is away"),
         ("OBJECTS_URL", "file:///proc/objects", "TUNESMITH_OBJECTS_URL=(not shown): "),
         ("OBJECTS_URL", "s3://user:hush@bucket", "TUNESMITH_OBJECTS_URL=(not shown): wanted s3://BUCKET[/PREFIX]"),
-        ("TLS_CERTIFICATE", "/gone.pem", "wanted TUNESMITH_TLS_CERTIFICATE and TUNESMITH_TLS_KEY"),
+        ("TLS_CERTIFICATE", "/gone.pem", "TUNESMITH_TLS_CERTIFICATE=/gone.pem: wanted TUNESMITH_TLS_KEY with it"),
         ("CATALOGUE", "/gone.toml", "TUNESMITH_CATALOGUE=/gone.toml: "),
     ],
 )
