@@ -15,7 +15,9 @@ import cyclopts
 from gateway import outbound
 from gateway.cli.columns import NOTHING, lines
 from gateway.cli.database import in_database
+from gateway.cli.faults import refuse
 from gateway.outbound import OutboundRefused
+from store import tenants
 from store.database import Database
 from store.webhooks import endpoints, messages
 from store.webhooks.endpoints import ENDS, EndpointStanding
@@ -35,7 +37,7 @@ def add(
     tenant: str,
     url: str,
     *,
-    event_type: Annotated[tuple[EventType, ...], cyclopts.Parameter(name="--type")] = (),
+    event_type: Annotated[tuple[EventType, ...], cyclopts.Parameter(name="--type", negative="")] = (),
     description: str = "",
 ) -> int:
     """Tell an address of a tenant's tunes from now on, and print the secret that its webhooks are signed with.
@@ -54,12 +56,24 @@ def add(
     """
 
     async def make(database: Database) -> None:
-        try:
-            outbound.askable(url)
-        except OutboundRefused as exc:  # whom no gateway would ever ask
-            raise ValueError(f"the URL is {url!r}: {exc.sentence}") from exc
+        is_known = tenant in {each.name for each in await tenants.list_tenants(database)}
+        refuse(
+            [
+                None if is_known else f"there is no tenant {tenant!r}",
+                _fault_of_url(url),
+                endpoints.fault_of_text("description", description, least=0),
+            ]
+        )
+        before = [
+            each.endpoint.id for each in await endpoints.list_endpoints(database, tenant) if each.endpoint.url == url
+        ]
         endpoint, secret = await endpoints.add(database, tenant, url, event_type or ENDS, description)
         print(f"{endpoint.id} of tenant {tenant} is told of {', '.join(endpoint.event_types)}", file=sys.stderr)
+        for twin in before:  # no error: the two may be told of different things
+            said = (
+                f"{twin} has this URL too, and its receiver is told twice; `tunesmith webhook remove` ends one of them"
+            )
+            print(f"tunesmith: warning: {said}", file=sys.stderr)
         print(secret)
 
     return in_database(make)
@@ -95,9 +109,7 @@ def remove(endpoint_id: str) -> int:
 
 
 @webhook.command
-def rotate(
-    endpoint_id: str, *, hours: Annotated[float, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=0))] = 24.0
-) -> int:
+def rotate(endpoint_id: str, *, hours: float = 24.0) -> int:
     """Make a new secret for an endpoint and print it. The old one signs too for a time.
 
     Parameters
@@ -105,7 +117,7 @@ def rotate(
     endpoint_id
         As `webhook list` prints it.
     hours
-        For how long the old one still signs; 0: no longer.
+        For how long the old one still signs, at most 8784; 0: no longer.
     """
 
     async def change(database: Database) -> None:
@@ -192,10 +204,21 @@ def resend(message_id: str, *, endpoint: str | None = None) -> int:
     """
 
     async def again(database: Database) -> None:
-        count = await messages.resend(database, message_id, endpoint)
-        print(f"{message_id} is sent again to {count} endpoint{'s' * (count != 1)}", file=sys.stderr)
+        resent = await messages.resend(database, message_id, endpoint)
+        if count := len(resent.now):
+            print(f"{message_id} is sent again to {count} endpoint{'s' * (count != 1)}", file=sys.stderr)
+        for each in resent.once_enabled:
+            print(f"{message_id} waits for {each}, which is disabled, until `webhook enable {each}`", file=sys.stderr)
 
     return in_database(again, wakes=True)
+
+
+def _fault_of_url(url: str) -> str | None:
+    try:
+        outbound.askable(url)
+    except OutboundRefused as exc:  # whom no gateway would ever ask
+        return f"the URL is {url!r}: {exc.sentence}"
+    return endpoints.fault_of_url(url)
 
 
 def _cells(standing: EndpointStanding) -> tuple[str, ...]:

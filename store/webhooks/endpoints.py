@@ -33,6 +33,7 @@ MOST = 16  # endpoints of a tenant: each move of its tunes writes so many rows
 MOST_SECRETS = 4  # of an endpoint at a time: each is a signature in a header
 LONGEST_URL = 2048  # characters
 LONGEST_TEXT = 200  # characters, so that a list has one line for each
+LONGEST_KEPT = 366 * 86400  # seconds that a secret signs beside the one that was made for it
 ROWS = 500  # a transaction, of what is removed
 SECRET_BYTES = 32  # Standard Webhooks wants 24 to 64
 #: What is told where nothing is said: the ends.
@@ -58,14 +59,12 @@ async def add(
 ) -> tuple[WebhookEndpoint, str]:
     """From now on the address is told of these moves of the tenant's tunes. Also returns the secret, "whsec_...".
 
-    ValueError: it is no such address, event type or description. NotFound: no such tenant. StateForbids: it has many.
+    ValueError: it is no such address, event type or description, a line for each. NotFound: no such tenant.
+    StateForbids: it has many.
     """
-    _check_url(url)
-    if unknown := sorted(set(event_types) - set(EVENT_TYPES)):
-        raise ValueError(f"the event type is {unknown[0]!r}; one of {', '.join(EVENT_TYPES)} was wanted")
-    if not event_types:
-        raise ValueError(f"no event type is given; one or more of {', '.join(EVENT_TYPES)} were wanted")
-    _check_text("description", description, least=0)
+    faults = [fault_of_url(url), _fault_of_types(event_types), fault_of_text("description", description, least=0)]
+    if told := [fault for fault in faults if fault is not None]:
+        raise ValueError("\n".join(told))
     async with db.write() as transaction:
         tenant = await transaction.execute(
             select(tenants.c.id).where(tenants.c.name == tenant_name).with_for_update(key_share=True)
@@ -93,10 +92,14 @@ async def add(
 
 
 async def list_endpoints(db: Database, tenant_name: str | None = None) -> list[EndpointStanding]:
-    """All endpoints, or the tenant's: by tenant, then by age."""
+    """All endpoints, or the tenant's: by tenant, then by age. NotFound: no such tenant."""
     query = _ALL if tenant_name is None else _ALL.where(tenants.c.name == tenant_name)
     async with db.read() as connection:
         rows = (await connection.execute(query)).all()
+        if not rows and tenant_name is not None:
+            known = await connection.execute(select(tenants.c.id).where(tenants.c.name == tenant_name))
+            if known.first() is None:
+                raise NotFound(f"there is no tenant {tenant_name!r}")
     return [_standing(row) for row in rows]
 
 
@@ -165,8 +168,12 @@ async def rotate(db: Database, endpoint_id: str, keep_seconds: float) -> str:
     """Makes a new secret and returns it. Those before it sign too for so long, so that the receiver can change over at
     any time until then.
 
-    NotFound: no such endpoint. StateForbids: several rotations are under way at once.
+    ValueError: it would be for too long. NotFound: no such endpoint. StateForbids: several rotations are under way at
+    once.
     """
+    if not 0 <= keep_seconds <= LONGEST_KEPT:
+        most = LONGEST_KEPT // 3600
+        raise ValueError(f"the old secret would sign for {keep_seconds / 3600:g} hours; 0 to {most} were wanted")
     async with db.write() as transaction:
         await _lock(transaction, endpoint_id)
         mine = {"endpoint": endpoint_id}
@@ -207,7 +214,8 @@ async def enable(db: Database, endpoint_id: str) -> WebhookEndpoint:
 
 async def disable(db: Database, endpoint_id: str, reason: str) -> WebhookEndpoint:
     """The endpoint is told nothing more. ValueError: no such reason. NotFound: no such endpoint."""
-    _check_text("reason", reason, least=1)
+    if (fault := fault_of_text("reason", reason, least=1)) is not None:
+        raise ValueError(fault)
     async with db.write() as transaction:
         return await _change(transaction, endpoint_id, disabled_at=now(), disabled_reason=reason)
 
@@ -237,7 +245,8 @@ def _unknown(endpoint_id: str) -> NotFound:
     return NotFound(f"there is no webhook endpoint {endpoint_id!r}")
 
 
-def _check_url(url: str) -> None:
+def fault_of_url(url: str) -> str | None:
+    """What is wrong with an address; None where nothing is."""
     wanted = "http://HOST/... or https://HOST/... was wanted, without user, password or fragment"
     try:
         parts = urlsplit(url)
@@ -245,11 +254,20 @@ def _check_url(url: str) -> None:
     except ValueError:
         sound = False
     if not sound or "@" in parts.netloc or "#" in url or not (url.isascii() and url.isprintable()) or " " in url:
-        raise ValueError(f"the URL is {url!r}; {wanted}")
+        return f"the URL is {url!r}; {wanted}"
     if len(url) > LONGEST_URL:
-        raise ValueError(f"the URL has {len(url)} characters; at most {LONGEST_URL} were wanted")
+        return f"the URL has {len(url)} characters; at most {LONGEST_URL} were wanted"
+    return None
 
 
-def _check_text(what: str, text: str, *, least: int) -> None:
-    if not (least <= len(text) <= LONGEST_TEXT and (text.isprintable())):
-        raise ValueError(f"the {what} is {text!r}; {least} to {LONGEST_TEXT} printable characters were wanted")
+def fault_of_text(what: str, text: str, *, least: int) -> str | None:
+    """What is wrong with a text for people; None where nothing is."""
+    if least <= len(text) <= LONGEST_TEXT and text.isprintable():
+        return None
+    return f"the {what} is {text!r}; {least} to {LONGEST_TEXT} printable characters were wanted"
+
+
+def _fault_of_types(event_types: Sequence[str]) -> str | None:
+    if unknown := sorted(set(event_types) - set(EVENT_TYPES)):
+        return f"the event type is {unknown[0]!r}; one of {', '.join(EVENT_TYPES)} was wanted"
+    return None if event_types else f"no event type is given; one or more of {', '.join(EVENT_TYPES)} were wanted"

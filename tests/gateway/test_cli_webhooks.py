@@ -80,7 +80,6 @@ def test_added_endpoint_prints_its_secret_alone_and_is_listed(capsys: pytest.Cap
 
     assert secret.startswith("whsec_")
     assert listed == [endpoint, "acme", "enabled", "-", "tune.running,tune.failed", URL, "pager"]
-    assert rows(capsys, "list", "nobody") == []
 
 
 def test_private_address_is_added_for_gateways_may_allow_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +115,51 @@ def test_delivered_message_can_be_sent_again(sqlite_url: str, capsys: pytest.Cap
 
     assert capsys.readouterr().err == f"{message} is sent again to 1 endpoint\n"
     assert rows(capsys, "log")[0][5:] == ["pending", "1", "HTTP 200"]
+
+
+def test_resent_message_waits_for_a_disabled_endpoint_and_says_so(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (first, _), (second, _) = added(capsys), added(capsys)
+    in_gateway(sqlite_url, lambda database: tell(database, Answer(0.1, status=200)))
+    message = rows(capsys, "log")[0][1]
+    tunesmith("webhook", "disable", second)
+
+    assert tunesmith("webhook", "resend", message) == 0
+    one, other = capsys.readouterr().err.splitlines()
+    assert tunesmith("webhook", "resend", message, "--endpoint", second) == 0
+    alone = capsys.readouterr().err.splitlines()
+
+    assert one == f"{message} is sent again to 1 endpoint"
+    assert other == f"{message} waits for {second}, which is disabled, until `webhook enable {second}`"
+    assert alone == [other]
+    assert {line[0]: line[3][:2] for line in rows(capsys, "list")} == {first: "1,", second: "1,"}
+
+
+def test_second_endpoint_with_the_same_url_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    first, _ = added(capsys)
+
+    assert tunesmith("webhook", "add", "acme", URL, "--type", "tune.failed") == 0
+
+    said = capsys.readouterr()
+    assert said.err.splitlines()[1].startswith(f"tunesmith: warning: {first} has this URL too")
+    assert said.out.startswith("whsec_")
+    assert len(said.out.split()) == 1
+
+
+def test_everything_wrong_with_a_new_endpoint_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tunesmith("webhook", "add", "nobody", "ftp://x", "--description", "x" * 201) == 1
+
+    tenant, url, description = capsys.readouterr().err.splitlines()
+    assert tenant == "tunesmith: there is no tenant 'nobody'"
+    assert url.startswith("tunesmith: the URL is 'ftp://x': ")
+    assert description.startswith("tunesmith: the description is 'xxx")
+
+
+def test_endpoint_that_was_told_nothing_has_an_empty_log(capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint, _ = added(capsys)
+
+    assert rows(capsys, "log", "--endpoint", endpoint) == []
 
 
 def test_disabled_endpoint_says_why_until_it_is_enabled(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +210,16 @@ def test_removed_endpoint_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
                 "http://127.1/": "its host '127.1' is neither name nor address",
                 "https://*.example/": "its host is missing, or none; wanted https://HOST/PATH",
             }.items()
+        ),
+        (("list", "nobody"), "there is no tenant 'nobody'"),
+        (("log", "msg_9"), "there is no message 'msg_9'"),
+        (("log", "--endpoint", "hook_9"), "there is no webhook endpoint 'hook_9'"),
+        *(
+            (
+                ("rotate", "hook_9", f"--hours={hours}"),
+                f"the old secret would sign for {said} hours; 0 to 8784 were wanted",
+            )
+            for hours, said in {"inf": "inf", "1e30": "1e+30", "nan": "nan", "-1": "-1", "8785": "8785"}.items()
         ),
         (("remove", "hook_9"), "there is no webhook endpoint 'hook_9'"),
         (("rotate", "hook_9"), "there is no webhook endpoint 'hook_9'"),
