@@ -16,12 +16,15 @@ import asyncio
 from typing import Any, ClassVar
 
 import grpc
+import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import request_ids
 from gateway.http import errors
 from gateway.http.admission import Admission, Seat
 from gateway.status import Refusal
+
+log = structlog.get_logger()
 
 STATUS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Unavailable"}
 
@@ -160,6 +163,9 @@ class Connection(HttpToolsProtocol):
         sentence = "This is no request of HTTP/1.1."
         self._refuse(Refusal(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_HTTP", sentence, http_status=400))
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Says nothing. uvicorn tells the operator to install a library, for each stranger who asks for a WebSocket."""
+
     def _head_late(self) -> None:
         self._head_timer = None
         if not self._in_message:
@@ -187,6 +193,9 @@ class Connection(HttpToolsProtocol):
         begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if not begun and not self.pipeline:
             name = request_ids.accepted(None)
+            sentence = f"What came over a connection was answered {refusal.http_status}: {refusal.message}"
+            told = {"request_id": name, "reason": refusal.reason, "status": refusal.http_status}
+            log.info(sentence, action="http.refused", **told)
             answer = errors.refused(refusal, name)
             headers = [
                 (request_ids.HEADER, name),

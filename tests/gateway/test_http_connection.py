@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 
 from gateway.http.admission import Admission
 from gateway.http.connection import Connection
@@ -180,6 +182,26 @@ async def test_a_caller_that_reads_nothing_is_dropped(server: Server) -> None:
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"hello\r\n\r\n"])
 async def test_what_is_no_http_is_400(server: Server, sent: bytes) -> None:
     assert_refused(await server.answer(sent), 400, "MALFORMED_HTTP")
+
+
+async def test_a_refused_connection_is_logged_by_the_id_that_its_answer_bears(server: Server) -> None:
+    with structlog.testing.capture_logs() as logs:
+        answer = await server.answer(b"\x16\x03\x01\r\n\r\n")
+
+    [line] = [each for each in logs if each["action"] == "http.refused"]
+    assert line["request_id"] == json.loads(answer.partition(b"\r\n\r\n")[2])["request_id"]
+    assert (line["reason"], line["status"]) == ("MALFORMED_HTTP", 400)
+
+
+async def test_a_websocket_that_nobody_offers_is_an_ordinary_request_and_no_warning(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await server.answer(
+        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\n\r\n"
+    )
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_garbage_behind_an_answer_under_way_does_not_get_into_it(server: Server) -> None:
