@@ -5,12 +5,14 @@ Exit codes: 0 ended as asked, 2 a setting is wrong or the database does not answ
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
 import resource
 import signal
 import sys
+from importlib.metadata import version
 
 import structlog
 import uvloop
@@ -26,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 def main() -> None:
     """Runs a gateway."""
+    read_arguments()
     try:
         settings = config.read()
         set_up_log(settings)
@@ -35,6 +38,19 @@ def main() -> None:
     except (ConfigError, DatabaseAway) as exc:
         print(f"tunesmith-gateway: {exc}", file=sys.stderr)
         sys.exit(2)
+
+
+def read_arguments() -> None:
+    """There are none but --help and --version, which end the process: all settings are in the environment."""
+    names = "\n".join(f"  {config.PREFIX}{name.upper()}" for name in Settings.model_fields)
+    parser = argparse.ArgumentParser(
+        prog="tunesmith-gateway",
+        description="Runs one gateway until SIGTERM or SIGINT.",
+        epilog=f"Its settings are read from the environment, and docs/deploying.md explains them:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version("tunesmith"))
+    parser.parse_args()
 
 
 def arm_failpoints() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,9 @@ from gateway.cli.trainers import trainer
 from gateway.cli.up import Up, UpError
 from gateway.cli.webhooks import webhook
 
-app = cyclopts.App(name="tunesmith", help="Self-hosted LoRA tuning of image-diffusion models.")
+app = cyclopts.App(
+    name="tunesmith", help="Self-hosted LoRA tuning of image-diffusion models.", version=version("tunesmith")
+)
 app.command(key)
 app.command(trainer_token)
 app.command(tenant)

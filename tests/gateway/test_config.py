@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 
 from gateway import config
-from gateway.__main__ import arm_failpoints
+from gateway.__main__ import arm_failpoints, main
 from gateway.config import Address, ConfigError
 
 GOOD = {
@@ -211,6 +213,24 @@ def test_database_is_a_file_by_its_absolute_path_or_postgresql(
         config.read()
 
     assert "hush" not in str(caught.value)
+
+
+def test_help_and_version_are_answered_and_start_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TUNESMITH_DATABASE_URL")  # so that a start would fail
+    codes = []
+    for option in ("--help", "--version", "--nonsense"):
+        monkeypatch.setattr("sys.argv", ["tunesmith-gateway", option])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        codes.append(ended.value.code)
+
+    said = capsys.readouterr()
+    assert codes == [0, 0, 2]
+    assert "TUNESMITH_SIGNING_SECRET" in said.out
+    assert said.out.splitlines()[-1] == version("tunesmith")
+    assert "unrecognized arguments: --nonsense" in said.err
 
 
 @pytest.mark.parametrize("key", ["SIGNING_SECRET", "OBJECTS_URL"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def test_every_wrong_option_is_told_at_once(tmp_path: Path, capsys: pytest.Captu
         "--trainers 65: 0 to 64 was wanted",
     ]
     assert not (tmp_path / "data").exists()
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    app(("--version",), result_action="return_int_as_exit_code_else_zero")
+
+    assert capsys.readouterr().out.strip() == version("tunesmith")
 
 
 async def test_ready_file_of_a_killed_run_is_gone_before_any_child_starts(
