@@ -15,7 +15,6 @@ from gateway.faults import also_found_by
 from gateway.fetches import Fetches
 from gateway.hub import REPOSITORY
 from gateway.interceptors import caller
-from gateway.outbound import OutboundRefused
 from gateway.status import Refusal, Violation, invalid
 from gateway.uploads import Uploads, incoming_key
 from store import assets
@@ -121,13 +120,11 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
         return self._fetches
 
     def _url_faults(self, request: asset_service_pb2.CreateAssetRequest) -> Iterator[Violation]:
-        """Whether the URL will never do; where nothing is fetched, that is said instead."""
+        """Why the URL will never do; where nothing is fetched, that is said instead."""
         if self._fetches is None or not request.url:
             return
-        try:
-            self._fetches.check(request.url)
-        except OutboundRefused as exc:
-            yield Violation("url", exc.sentence, exc.reason)
+        for fault in self._fetches.faults(request.url):
+            yield Violation("url", fault.sentence, fault.reason)
 
     async def _preview(self, row: Asset, wanted: bool) -> str | None:
         if not wanted or row.asset_type != "file" or row.status != "ready" or not row.object_key:
@@ -152,6 +149,7 @@ def fetch_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> It
         # Not repeated: it is a secret, also where it is mistyped.
         yield Violation("hf_token_secret", "wanted printable ASCII characters without spaces", "NOT_A_TOKEN")
     if request.hf_repo and not REPOSITORY.fullmatch(request.hf_repo):
-        yield Violation("hf_repo", f"{request.hf_repo[:100]!r}: wanted OWNER/NAME", "NOT_A_REPOSITORY")
+        wanted = "wanted OWNER/NAME, each 1 to 96 of a-z A-Z 0-9 . _ - and a letter or digit first"
+        yield Violation("hf_repo", f"{request.hf_repo[:100]!r}: {wanted}", "NOT_A_REPOSITORY")
     if request.hf_repo and kind == "file":
         yield Violation("hf_repo", "it gives weights, and asset_type is 'file'", "ASSET_TYPE_MISMATCH")

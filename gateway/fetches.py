@@ -111,13 +111,9 @@ class Fetches:
         """How many are in this gateway's memory."""
         return len(self._tokens)
 
-    def check(self, url: str) -> None:
-        """Judges a caller's URL before anything is stored.
-
-        Raises:
-            OutboundRefused: It will never do.
-        """
-        self._outbound.check(url)
+    def faults(self, url: str) -> list[OutboundRefused]:
+        """Judges a caller's URL before anything is stored: each reason why it will never do."""
+        return self._outbound.faults(url)
 
     async def order(self, new: NewAsset, fetch: NewFetch, token: str | None = None) -> Asset:
         """Makes an asset whose bytes will be fetched, soon and in the background.

@@ -10,7 +10,7 @@ and for each hop of a redirect:
 What was checked is what is connected to, so a name whose next answer is 127.0.0.1 gains nothing (DNS rebinding). This
 is httpcore under a network backend of ours, not httpx or aiohttp: it does exactly one exchange. What would have to be
 switched off elsewhere, it has not: redirects, proxies and credentials from the environment, cookies, decompression.
-Of httpx it takes the URL parser: its parts, not the text, are both what is judged and what is sent.
+Of httpx it takes the URL parser (urls.py).
 
 What a caller is told does not depend on what there is within the network: a name that does not exist, one that leads to
 a private address, and a public address where nobody listens are all UNREACHABLE; and the first two, which will hardly
@@ -36,8 +36,8 @@ import structlog
 
 from gateway.addresses import Network, is_in, is_own, is_public, literal
 from gateway.resolver import Resolver
+from gateway.urls import judged, origin
 
-LONGEST_URL = 4096  # characters; signed URLs have up to two thousand
 REDIRECTS = 5  # hops that a GET follows
 CONNECT = 10.0  # seconds for the resolver, and for each address
 ADDRESSES = 4  # of one name that are tried
@@ -129,13 +129,10 @@ class Outbound:
         await self._pool.aclose()
         self._resolver.close()
 
-    def check(self, url: str) -> None:
-        """Judges a URL without any traffic: for the moment when a caller names it.
-
-        Raises:
-            OutboundRefused: It will never do.
-        """
-        self._judged(url)
+    def faults(self, url: str) -> list[OutboundRefused]:
+        """Judges a URL without any traffic, for the moment when a caller names it: each reason why it will never do."""
+        parts, faults = judged(url)
+        return [OutboundRefused("URL_NOT_ALLOWED", fault) for fault in faults] + self._address_faults(parts)
 
     async def post(
         self, url: str, *, content: bytes, headers: Mapping[str, str], timeout_seconds: float, https_only: bool = False
@@ -206,11 +203,19 @@ class Outbound:
     def _judged(self, text: str, *, https_only: bool = False) -> httpx.URL:
         """The URL in its parts, where they are allowed whatever the name resolves to."""
         url = askable(text, https_only=https_only)
-        host = url.raw_host.decode("ascii")
-        address = literal(host)
-        if address is not None and not self._may_reach(str(address)):
-            raise OutboundRefused("ADDRESS_NOT_PUBLIC", f"its host {host} is not a public address")
+        for fault in self._address_faults(url):
+            raise fault
         return url
+
+    def _address_faults(self, url: httpx.URL | None) -> list[OutboundRefused]:
+        host = "" if url is None else url.raw_host.decode("ascii")
+        try:
+            address = literal(host)
+        except ValueError:  # told already: it is neither name nor address
+            return []
+        if address is None or self._may_reach(str(address)):
+            return []
+        return [OutboundRefused("ADDRESS_NOT_PUBLIC", f"its host {host} is not a public address")]
 
     def _may_reach(self, address: str) -> bool:
         parsed = ip_address(address)
@@ -284,54 +289,10 @@ def askable(text: str, *, https_only: bool = False) -> httpx.URL:
     Raises:
         OutboundRefused: It will never do.
     """
-    url = parsed(text)
-    if url.scheme not in ("http", "https") or (https_only and url.scheme != "https"):
-        wanted = "https" if https_only else "http or https"
-        raise OutboundRefused("URL_NOT_ALLOWED", f"its scheme is {url.scheme[:20]!r}; wanted {wanted}")
-    if url.userinfo:
-        raise OutboundRefused("URL_NOT_ALLOWED", "it holds a user or a password; wanted a URL without")
-    if port_of(url) not in (80, 443) and not 1024 <= port_of(url) <= 65535:
-        raise OutboundRefused("URL_NOT_ALLOWED", f"its port is {url.port}; wanted 80, 443, or 1024 to 65535")
-    host = url.raw_host.decode("ascii")
-    try:
-        literal(host)
-    except ValueError as exc:
-        raise OutboundRefused("URL_NOT_ALLOWED", f"its host {host[:100]!r} is neither name nor address") from exc
+    url, faults = judged(text, https_only=https_only)
+    if url is None or faults:
+        raise OutboundRefused("URL_NOT_ALLOWED", "; ".join(faults))
     return url
-
-
-def parsed(text: str) -> httpx.URL:
-    """A URL's parts.
-
-    Raises:
-        OutboundRefused: It is none.
-    """
-    if len(text) > LONGEST_URL:
-        raise OutboundRefused("URL_NOT_ALLOWED", f"it has {len(text)} characters; at most {LONGEST_URL} are allowed")
-    # Where parsers differ, and one reads another host than the next.
-    if "\\" in text or any(character.isspace() or not character.isprintable() for character in text):
-        raise OutboundRefused("URL_NOT_ALLOWED", "it holds a space, a backslash or a control character")
-    try:
-        url = httpx.URL(text)
-        host = url.host
-    except (httpx.InvalidURL, ValueError) as exc:
-        raise OutboundRefused("URL_NOT_ALLOWED", "it is not a URL; wanted https://HOST/PATH") from exc
-    if url.scheme in ("http", "https", "") and not (host and _HOST.issuperset(url.raw_host.decode("ascii"))):
-        raise OutboundRefused("URL_NOT_ALLOWED", "its host is missing, or none; wanted https://HOST/PATH")
-    return url
-
-
-_HOST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.:")  # after IDNA, in lower case
-
-
-def port_of(url: httpx.URL) -> int:
-    """The port that it says or means."""
-    return {"http": 80, "https": 443}[url.scheme] if url.port is None else url.port
-
-
-def origin(url: httpx.URL) -> tuple[str, str, int]:
-    """Whom it asks."""
-    return url.scheme, url.host, port_of(url)
 
 
 def _take(url: httpx.URL, response: httpcore.Response, max_bytes: int) -> None:

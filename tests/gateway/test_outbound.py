@@ -163,6 +163,11 @@ async def test_proxies_of_the_environment_are_not_used(site: tuple[Site, str], m
         ("http://example.com:port/", "URL_NOT_ALLOWED"),
         ("http://%31%32%37.0.0.1/", "URL_NOT_ALLOWED"),
         ("http://[fe80::1%25eth0]/", "URL_NOT_ALLOWED"),
+        ("http://.com/", "URL_NOT_ALLOWED"),
+        ("http://a..b/", "URL_NOT_ALLOWED"),
+        ("http://./", "URL_NOT_ALLOWED"),
+        (f"http://{'a' * 64}.com/", "URL_NOT_ALLOWED"),
+        (f"http://{'a.' * 130}com/", "URL_NOT_ALLOWED"),
         ("http://[::1/", "URL_NOT_ALLOWED"),
         ("http://2130706433/", "URL_NOT_ALLOWED"),
         ("http://0x7f000001/", "URL_NOT_ALLOWED"),
@@ -195,9 +200,9 @@ async def test_hostile_url_is_refused_without_any_traffic(url: str, reason: str)
             await refused(got(outbound, url)),
             await refused(outbound.post(url, content=b"", headers={}, timeout_seconds=20)),
         ]
-        with pytest.raises(OutboundRefused):
-            outbound.check(url)
+        faults = outbound.faults(url)
 
+    assert faults[0].reason == reason
     assert {(type(one), one.reason) for one in told} == {(OutboundRefused, reason)}
 
 
@@ -206,13 +211,72 @@ async def test_hostile_url_is_refused_without_any_traffic(url: str, reason: str)
     [
         "https://example.com/a.png?X=1#f",
         "http://bücher.example:8080/",
+        f"http://{'a' * 63}.example./",
+        f"http://{'a.' * 125}com./",
         "https://8.8.8.8/",
         "http://[2606:4700::1]:443/",
     ],
 )
 async def test_good_url_passes_the_check(url: str) -> None:
     async with client(allow=()) as outbound:
-        outbound.check(url)
+        assert outbound.faults(url) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "faults"),
+    [
+        (
+            "ftp://u:p@127.0.0.1:22/x",
+            [
+                ("URL_NOT_ALLOWED", "its scheme is 'ftp'; wanted http or https"),
+                ("URL_NOT_ALLOWED", "it holds a user or a password; wanted a URL without"),
+                ("URL_NOT_ALLOWED", "its port is 22; wanted 80, 443, or 1024 to 65535"),
+                ("ADDRESS_NOT_PUBLIC", "its host 127.0.0.1 is not a public address"),
+            ],
+        ),
+        (
+            "http://10.0.0.1:22/",
+            [
+                ("URL_NOT_ALLOWED", "its port is 22; wanted 80, 443, or 1024 to 65535"),
+                ("ADDRESS_NOT_PUBLIC", "its host 10.0.0.1 is not a public address"),
+            ],
+        ),
+        (
+            "http://" + "a b" * 2000,
+            [
+                ("URL_NOT_ALLOWED", "it has 6007 characters; at most 4096 are allowed"),
+                ("URL_NOT_ALLOWED", "it holds a space, a backslash or a control character"),
+            ],
+        ),
+        (
+            "http://[2606:4700::1%25eth0]/",
+            [
+                (
+                    "URL_NOT_ALLOWED",
+                    "its host '2606:4700::1%25eth0' names a zone of some machine's own network; wanted an address"
+                    " without '%'",
+                )
+            ],
+        ),
+        ("http://a..b/", [("URL_NOT_ALLOWED", "its host 'a..b' has nothing before, or between, two dots")]),
+        (
+            f"http://{'a' * 64}.com/",
+            [("URL_NOT_ALLOWED", "its host has 64 characters between two dots; at most 63 are allowed")],
+        ),
+        (
+            f"http://{'a.' * 125}coms./",
+            [("URL_NOT_ALLOWED", "its host has 254 characters; at most 253 are allowed")],
+        ),
+    ],
+)
+async def test_all_faults_of_a_url_are_told_at_once(url: str, faults: list[tuple[str, str]]) -> None:
+    async with client(allow=()) as outbound:
+        assert [(one.reason, one.sentence) for one in outbound.faults(url)] == faults
+
+
+async def test_command_is_told_all_that_is_wrong_with_the_text_of_a_url() -> None:
+    with pytest.raises(OutboundRefused, match=r"its scheme is 'ftp'.*; it holds a user.*; its port is 22"):
+        outbound.askable("ftp://u:p@127.0.0.1:22/x")
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost.", "a.localhost"])
@@ -263,9 +327,9 @@ async def test_denied_network_is_not_reached_though_it_is_public_or_allowed(site
     async with client(**denied, resolve=leads_to(["::ffff:127.0.0.1"])) as guarded:
         by_name = await refused(got(guarded, f"http://shop.example:{base.rpartition(':')[2]}/"))
         by_address = await refused(got(guarded, base + "/"))
-        with pytest.raises(OutboundRefused, match=r"its host 1\.1\.1\.1 is not a public address"):
-            guarded.check("https://1.1.1.1/")
-        guarded.check("https://1.1.2.1/")
+        [fault] = guarded.faults("https://1.1.1.1/")
+        assert fault.sentence == "its host 1.1.1.1 is not a public address"
+        assert guarded.faults("https://1.1.2.1/") == []
 
     assert (by_name.reason, by_address.reason, made.asked) == ("UNREACHABLE", "ADDRESS_NOT_PUBLIC", [])
 

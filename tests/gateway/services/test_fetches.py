@@ -27,6 +27,7 @@ from gateway.fetches import Fetches
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.outbound import Outbound
+from gateway.status import received
 from gateway.uploads import Uploads
 from store import fetches as store_fetches
 from store import keys
@@ -363,14 +364,20 @@ async def test_slow_servers_of_one_tenant_hold_up_no_other(make: Make, site: Any
     assert site.paths().count("/slow") == module.A_TENANT
 
 
+REPOSITORY = "wanted OWNER/NAME, each 1 to 96 of a-z A-Z 0-9 . _ - and a letter or digit first"
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"url": "file:///etc/passwd"}, "url", "its scheme is 'file'; wanted http or https"),
-    ({"url": "http://["}, "url", "its host is missing, or none; wanted https://HOST/PATH"),
+    ({"url": "http://["}, "url", "its host '%5B' has characters that neither a name nor an address has"),
+    ({"url": "http:///a.png"}, "url", "its host is missing; wanted https://HOST/PATH"),
+    ({"url": ""}, "url", "must be at least 1 characters"),
+    ({"hf_repo": ""}, "hf_repo", "must be at least 1 characters; got ''"),
     ({"url": "http://[abc]/"}, "url", "it is not a URL; wanted https://HOST/PATH"),
     ({"url": "http://169.254.169.254/latest"}, "url", "its host 169.254.169.254 is not a public address"),
     ({"url": "http://u:p@shop.example/"}, "url", "it holds a user or a password; wanted a URL without"),
     ({"url": "https://shop.example/", "hf_repo": "o/r"}, "hf_repo", "wanted url or hf_repo, and both are given"),
-    ({"hf_repo": "../../etc"}, "hf_repo", "'../../etc': wanted OWNER/NAME"),
+    ({"hf_repo": "../../etc"}, "hf_repo", f"'../../etc': {REPOSITORY}"),
+    ({"hf_repo": "é/b"}, "hf_repo", f"'é/b': {REPOSITORY}"),
+    ({"hf_repo": "a/" + "b" * 97}, "hf_repo", f"'a/{'b' * 97}': {REPOSITORY}"),
     (
         {"url": "https://shop.example/", "hf_token_secret": "hf_x"},
         "hf_token_secret",
@@ -410,9 +417,21 @@ async def test_url_that_will_not_do_is_told_beside_all_else(make: Make, ask: Any
 
 
 @on_sqlite
+async def test_each_fault_of_a_url_is_a_violation_of_its_own(make: Make) -> None:
+    caller = await (await make(started=False)).caller("owner")
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await caller.create(picture("http://10.0.0.1:22/"))
+
+    told = received(caught.value.code(), None, caught.value.trailing_metadata()).violations
+    assert [(one.field, one.reason) for one in told] == [("url", "URL_NOT_ALLOWED"), ("url", "ADDRESS_NOT_PUBLIC")]
+
+
+@on_sqlite
 async def test_repository_gives_no_picture_and_nothing_where_no_hub_is_set(make: Make, ask: Any) -> None:
     caller = await (await make(started=False)).caller("owner")
-    asked = picture("")
+    asked = picture("https://shop.example/")
+    asked.ClearField("url")
     asked.hf_repo = "o/r"
 
     as_picture = await ask.refused(caller.create(asked))
