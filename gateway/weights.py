@@ -49,6 +49,8 @@ def header_bytes(start: bytes, size_bytes: int) -> int:
     Raises:
         BadWeights: It is not a safetensors file, or not all of one.
     """
+    if not size_bytes:
+        raise BadWeights("EMPTY", "the upload has no bytes")
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise BadWeights("PICKLE", "the file is a pickle (.ckpt, .pt, .bin), which could run code; upload .safetensors")
     length = int.from_bytes(start[:PREFIX], "little")

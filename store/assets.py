@@ -128,8 +128,8 @@ async def find(db: Database, tenant_id: str, id_or_name: str) -> Asset:
 
 async def look_up(connection: AsyncConnection, tenant_id: str, id_or_name: str) -> Asset | None:
     """Within a read or a transaction: what find() finds; None where it finds nothing."""
-    owner, _, name = id_or_name.rpartition(":")
-    if owner:  # names have no colon
+    owner, colon, name = id_or_name.rpartition(":")
+    if colon:  # names have none; and nobody is called by nothing
         statement = _OWNED
     elif id_or_name.startswith("asset_"):
         statement = _BY_ID_OR_NAME

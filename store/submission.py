@@ -247,7 +247,7 @@ def _unfit(named: Named, checkpoint: Asset | None, files: Mapping[str, Any]) -> 
         asset = files.get(file_id)
         path = f"{FILES}[{place}].file_id"
         if asset is None or asset.tenant_id != named.tenant_id:
-            yield path, f"there is no file {file_id!r}"
+            yield path, f"there is no file {file_id!r}; wanted the id of one of your own"  # whatever there is of others
         elif asset.asset_type != "file":
             yield path, f"{file_id!r} is a {asset.asset_type}, not a file"
 

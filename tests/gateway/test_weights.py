@@ -46,7 +46,7 @@ def test_real_file_is_good_and_its_main_number_format_is_told() -> None:
 @pytest.mark.parametrize(
     ("whole", "reason"),
     [
-        (b"", "NOT_SAFETENSORS"),
+        (b"", "EMPTY"),
         (b"short", "NOT_SAFETENSORS"),
         (pickle.dumps({"state_dict": list(range(50))}), "PICKLE"),
         (b"PK\3\4" + bytes(100), "PICKLE"),

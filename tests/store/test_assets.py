@@ -69,6 +69,14 @@ async def test_ones_own_name_comes_before_a_public_one(world: World) -> None:
     assert (await assets.find(world.database, world.tenant.id, "tunesmith:tiny-shapes")).id == world.checkpoint.id
 
 
+async def test_nobody_is_called_by_nothing(world: World) -> None:
+    mine = await world.file()
+
+    for name in (f":{mine.name}", f":{mine.id}", ":tiny-shapes", ":"):
+        with pytest.raises(errors.NotFound):
+            await assets.find(world.database, world.tenant.id, name)
+
+
 async def test_anothers_asset_is_not_found(world: World) -> None:
     other = await keys.create_tenant(world.database, "other")
     theirs = await world.file(tenant=other)

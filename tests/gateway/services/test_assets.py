@@ -271,6 +271,16 @@ async def test_a_completion_goes_on_when_its_caller_leaves_and_who_asks_again_jo
     assert (await tenant.assets.GetAsset(get(created.asset.id))).asset.status == asset_pb2.ASSET_STATUS_READY
 
 
+async def test_weights_without_a_byte_are_rejected_as_empty(tenant: Any, service: Any) -> None:
+    created = await tenant.assets.CreateAsset(checkpoint_request())
+    await service.put(created.asset.id, b"")
+
+    await tenant.assets.CompleteUpload(complete(created.asset.id))
+
+    asset = (await tenant.assets.GetAsset(get(created.asset.id))).asset
+    assert (asset.status, dict(asset.status_info)["reason"]) == (asset_pb2.ASSET_STATUS_REJECTED, "EMPTY")
+
+
 @pytest.mark.parametrize("said", [None, asset_pb2.FILE_FORMAT_SAFETENSORS, asset_pb2.FILE_FORMAT_PT])
 async def test_pickle_is_rejected_as_a_checkpoint_whatever_it_is_said_to_be(
     tenant: Any, service: Any, said: asset_pb2.FileFormat.ValueType | None

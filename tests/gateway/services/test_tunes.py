@@ -246,8 +246,8 @@ async def test_broken_rules_and_what_points_nowhere_are_told_at_once(
         f"{files}[5].file_id": "must not contain U+0000",
         f"{files}[3].file_id": f"'{mine}' is files[0] already",
         "details.lora_tune.base_checkpoint.checkpoint_id": "there is no asset 'nobody:x'",
-        f"{files}[1].file_id": "there is no file 'asset_unknown'",
-        f"{files}[2].file_id": f"there is no file '{theirs}'",
+        f"{files}[1].file_id": "there is no file 'asset_unknown'; wanted the id of one of your own",
+        f"{files}[2].file_id": f"there is no file '{theirs}'; wanted the id of one of your own",
     }
 
 
@@ -323,6 +323,24 @@ async def test_file_of_another_tenant_is_as_unknown_as_none(tenant: Any, other: 
     assert told.code == grpc.StatusCode.INVALID_ARGUMENT
     field = "details.lora_tune.files[0].file_id"
     assert told.violations[field] == unknown.violations[field].replace("asset_unknown", theirs.id)
+
+
+async def test_file_must_be_named_by_its_id_and_be_ones_own_and_nothing_is_told_of_others(
+    tenant: Any, service: Any, ask: Any
+) -> None:
+    house = await service.tenant("house", is_operator=True)
+    shared = ask.file("shared")
+    shared.is_public = True
+    public = (await house.assets.CreateAsset(shared)).asset.id
+    private = (await house.upload(ask.png())).id
+    await tenant.upload(ask.png(), name="mine.png")
+
+    names = ["mine.png", public, private, "asset_unknown"]
+    told = await ask.refused(tenant.tunes.CreateTune(ask.tune(names)))
+
+    assert list(told.violations.values()) == [
+        f"there is no file {name!r}; wanted the id of one of your own" for name in names
+    ]
 
 
 async def test_picture_is_no_checkpoint(tenant: Any, ask: Any) -> None:
