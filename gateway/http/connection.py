@@ -145,6 +145,14 @@ class Connection(HttpToolsProtocol):
         if not self._refused:
             super().on_message_complete()
 
+    def eof_received(self) -> None:
+        """The caller sends no more; it may still read."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        if self._in_message and not self._in_head and not answered:
+            sentence = "The body ended before it was whole, by its Content-Length or its chunks."
+            self._refuse(Refusal(grpc.StatusCode.INVALID_ARGUMENT, "LENGTH_MISMATCH", sentence, http_status=400))
+        super().eof_received()
+
     def pause_writing(self) -> None:
         """The caller does not read what it is sent."""
         super().pause_writing()

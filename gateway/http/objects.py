@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.http import errors
-from gateway.http.exchange import Answer, Disconnected, chunk_of, gone, request_id_of, start
+from gateway.http.exchange import Answer, Disconnected, chunk_of, gone, headers_of, request_id_of, start
 from gateway.http.room import Room
 from gateway.status import Refusal, refusal
 from store.errors import StoreError
@@ -96,7 +96,11 @@ class _Objects:
 
     async def _put(self, scope: Scope, receive: Receive, key: str, query: QueryParams) -> Answer:
         most_bytes = int(query["most"])
-        said = dict(scope["headers"]).get(b"content-length", b"")
+        headers = headers_of(scope)
+        if b"content-range" in headers:  # RFC 9110, 14.5
+            sentence = "A PUT brings the whole object; this one says by its Content-Range that it brings a part."
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "PARTIAL_UPLOAD", sentence, http_status=400)
+        said = headers.get(b"content-length", b"")
         declared = int(said[:18]) if said.isdigit() else None  # None: chunked
         if declared is not None and declared > most_bytes:
             raise errors.too_large(most_bytes)

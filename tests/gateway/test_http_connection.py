@@ -32,7 +32,7 @@ class Hasty(Connection):
 
 @dataclass
 class App:
-    """Reads the whole body, then answers with its length; `/endless` answers for ever."""
+    """Reads the whole body, then answers with its length; `/endless` answers for ever, `/early` before the body."""
 
     requests: list[dict[str, Any]] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -40,7 +40,7 @@ class App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.requests.append(scope)
-        length, more = 0, True
+        length, more = 0, scope["path"] != "/early"
         while more:
             event = await receive()
             if event["type"] == "http.disconnect":
@@ -145,6 +145,29 @@ async def test_headers_too_large_are_431_and_reach_nobody(server: Server, sent: 
 async def test_a_body_that_does_not_come_is_given_up_and_its_reader_told(server: Server, opening: bytes) -> None:
     assert_refused(await server.answer(HEAD + opening), 408, "REQUEST_TOO_SLOW")
     await server.app.left.wait()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"Content-Length: 100\r\n\r\nhalf", b"Content-Length: 1\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n9\r\nhalf"],
+)
+async def test_who_ends_a_body_before_it_is_whole_and_still_listens_is_told(server: Server, sent: bytes) -> None:
+    async with server.line(HEAD + sent) as (reader, writer):
+        writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(), 20)
+
+    assert_refused(answer, 400, "LENGTH_MISMATCH")
+    await server.app.left.wait()
+
+
+async def test_who_ends_a_body_that_is_answered_already_is_told_nothing_twice(server: Server) -> None:
+    async with server.line(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf") as (reader, writer):
+        answer = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 20)
+        writer.write_eof()
+        rest = await asyncio.wait_for(reader.read(), 20)
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert rest == b""
 
 
 async def test_a_body_that_comes_slowly_and_steadily_is_taken(server: Server) -> None:

@@ -284,6 +284,15 @@ async def test_a_body_that_has_not_the_declared_length_is_refused_and_leaves_not
     assert not files_in(tmp_path)
 
 
+async def test_a_part_of_an_object_is_no_upload(http: httpx.AsyncClient, objects: LocalObjects, tmp_path: Path) -> None:
+    put = await objects.sign_put(KEY, most_bytes=MOST, owner="acme")
+
+    answer = await http.put(put, content=b"abc", headers={"content-range": "bytes 0-2/10"})
+
+    assert (answer.status_code, answer.json()["reason"]) == (400, "PARTIAL_UPLOAD")
+    assert not files_in(tmp_path)
+
+
 async def test_bytes_past_the_declared_length_are_no_part_of_the_object(objects: LocalObjects, signer: Signer) -> None:
     """HTTP/1.1 takes them for the next request, which they are not."""
     async with opened(objects, signer) as (_door, host, port):
