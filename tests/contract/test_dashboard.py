@@ -98,9 +98,15 @@ class Visitor:
         self.enter()
         expect(self.page.get_by_role("button", name="Forget key")).to_be_visible()
 
-    def come_back(self) -> None:
-        """To the tab, after some time in another one: it looks at once."""
-        self.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    def look(self, *, elsewhere: bool = False) -> None:
+        """Looks at another tab, or at this one again, which then asks at once."""
+        self.page.evaluate(
+            """elsewhere => {
+                Object.defineProperty(document, "hidden", { value: elsewhere, configurable: true });
+                document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            elsewhere,
+        )
 
     @property
     def rows(self) -> Locator:
@@ -214,7 +220,7 @@ def test_list_changes_in_place_and_the_focus_stays(
 
     client.tune("second", [picture])
     next(event for event in client.events(tune["id"]) if event["event"]["type"] == "metrics")
-    visitor.come_back()
+    visitor.look()
 
     expect(visitor.rows).to_have_count(2)
     expect(visitor.rows.last).to_contain_text("10 / 40")
@@ -285,6 +291,38 @@ def test_curve_and_log_grow_while_the_page_is_open(
     assert visitor.page.evaluate("window.sameDocument")
 
 
+def test_log_follows_who_is_at_its_end_and_leaves_who_reads_above(
+    visitor: Visitor, client: Client, picture: str, trainer: ScriptedTrainer
+) -> None:
+    tune = client.tune("my-cat", [picture], steps=20)
+    attempt = trainer.take()
+
+    def warn(*said: str) -> None:
+        for words in said:
+            attempt.log(warning=pb.Warning(reason="CAPTION_CUT", details=words))
+        expect(visitor.log.last).to_contain_text(said[-1])
+
+    def above() -> list[int]:
+        """Pixels of the log that are above what is seen, and below it."""
+        found: list[int] = visitor.page.get_by_role("log").evaluate(
+            "log => [log.scrollTop, log.scrollHeight - log.scrollTop - log.clientHeight].map(Math.round)"
+        )
+        return found
+
+    visitor.open(tune["id"])
+    warn(*(f"line {number}" for number in range(25)))
+    at_end = above()
+    warn("one more")
+    followed = above()
+    visitor.page.get_by_role("log").evaluate("log => log.scrollTop = 30")
+    warn("another one")
+
+    assert at_end[0] > 0
+    assert followed[0] > at_end[0]
+    assert (at_end[1], followed[1]) == (0, 0)
+    assert above()[0] == 30
+
+
 def test_a_later_attempts_steps_take_the_place_of_the_earlier_ones(
     visitor: Visitor, client: Client, picture: str, trainer: ScriptedTrainer
 ) -> None:
@@ -347,6 +385,25 @@ def test_a_stream_that_falls_silent_is_asked_for_anew(visitor: Visitor, client: 
 
     assert again.value.headers["last-event-id"] == "1"
     expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_a_tab_that_nobody_sees_holds_no_stream(visitor: Visitor, client: Client, picture: str) -> None:
+    tune = client.tune("my-cat", [picture])
+    page = visitor.page
+    page.clock.install()
+    visitor.open(tune["id"])
+    expect(visitor.log).to_have_count(1)
+
+    visitor.look(elsewhere=True)
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/events")):
+        page.clock.fast_forward(11_000)
+    client.post(f"/v1/tune/{tune['id']}/cancel", json={})
+    with page.expect_request("**/events") as again:
+        visitor.look()
+
+    assert again.value.headers["last-event-id"] == "1"
+    expect(visitor.log).to_have_count(2)
+    expect(page.locator(".tune .badge")).to_have_text("cancelled")
 
 
 def test_a_stream_that_ends_with_an_error_is_asked_for_anew(visitor: Visitor, client: Client, picture: str) -> None:
@@ -476,7 +533,7 @@ def test_a_key_that_ends_leads_back_to_the_form_and_on_to_the_same_place(
         route.continue_(headers={**route.request.headers, "authorization": "Bearer ts_ended"})
 
     page.route("**/v1/**", with_another_key)
-    visitor.come_back()
+    visitor.look()
 
     expect(page.locator("#wrong")).to_have_text("This key is not known here any more.")
     assert "my-cat" not in page.content()
@@ -500,7 +557,7 @@ def test_it_waits_as_long_as_it_is_told_and_what_was_shown_stays(
 
     page.route("**/v1/tunes?*", lambda route: route.fulfill(status=status, headers={"Retry-After": "40"}, body=body))
 
-    visitor.come_back()
+    visitor.look()
 
     banner = page.locator("#banner")
     expect(banner).to_contain_text(said)

@@ -79,6 +79,7 @@ export class Chart {
     const points = this.#points;
     if (!points.length) {
       put(this.caption, "");
+      this.svg.setAttribute("aria-label", `${this.title}. No step has been told yet.`);
       return;
     }
     const last = points.length - 1;

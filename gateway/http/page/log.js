@@ -7,18 +7,19 @@ export class Log {
   #lines = []; // as they are shown
 
   constructor() {
-    this.list = element("ol", { class: "log", role: "log", "aria-live": "off", "aria-label": "Log", tabindex: "0" });
-    this.node = element("section", {}, element("h2", {}, "Log"), this.list);
+    this.list = element("ol");
+    this.box = element("div", { class: "log", role: "log", "aria-live": "off", "aria-label": "Log", tabindex: "0" }, this.list);
+    this.node = element("section", {}, element("h2", {}, "Log"), this.box);
   }
 
   show(lines) {
-    const { scrollHeight, scrollTop, clientHeight } = this.list;
+    const { scrollHeight, scrollTop, clientHeight } = this.box;
     const atEnd = scrollHeight - scrollTop - clientHeight < 24;
     const known = this.#lines.length;
     if (known) this.#lines[known - 1].show(lines[known - 1]); // it alone may have changed
     this.#lines.push(...lines.slice(known).map((line) => new Line(line)));
     this.list.append(...this.#lines.slice(known).map(({ node }) => node));
-    if (atEnd) this.list.scrollTop = this.list.scrollHeight;
+    if (atEnd) this.box.scrollTop = this.box.scrollHeight;
   }
 }
 

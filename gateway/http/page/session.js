@@ -70,7 +70,6 @@ export class Session {
         headers: sent,
         body: body === undefined ? undefined : JSON.stringify(body),
         cache: "no-store",
-        credentials: "omit",
         signal: this.#until(signal),
       });
     } catch (error) {

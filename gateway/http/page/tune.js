@@ -9,12 +9,13 @@ import { Log } from "./log.js";
 import { Patience, Pause } from "./patience.js";
 import { Record } from "./record.js";
 import { Away } from "./session.js";
+import { whileSeen } from "./sight.js";
 import { Badge, Bar, ENDED } from "./status.js";
 import { Stream } from "./stream.js";
 import { count, duration, figure, NONE, putExact, since } from "./words.js";
 
 const QUICK = 3; // seconds between two looks at what no event tells: phase, place in the queue, time to go
-const HIDDEN = 60; // while nobody looks
+const HIDDEN = 15; // while nobody looks but at the tab's title
 const DRAWN = 0.1; // seconds between two pictures of what the events tell
 
 export class TuneView {
@@ -106,7 +107,7 @@ export class TuneView {
     const patience = this.#patience();
     const stream = new Stream(this.session, this.id, (events) => this.#take(events));
     await patience.through(async () => {
-      await stream.read(this.signal, patience);
+      await whileSeen((signal) => stream.read(signal, patience), this.signal);
       await this.#fetch();
       if (!this.#ended) throw new Away("the stream ended before the tune"); // a proxy's doing
     });
