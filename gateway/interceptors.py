@@ -306,15 +306,24 @@ async def _refuse(context: Any, error: Exception) -> NoReturn:  # noqa: ANN401
     elif isinstance(error, StoreError):
         refusal = status.refusal(error)
     else:
-        log.exception("An rpc failed for a fault of ours.", action="rpc.failed")
-        refusal = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "Internal error.")
+        refusal = _fault_of_ours()
     name = _request_id.get("")
     # Our own shim takes any number of violations; a native client's metadata has a bound.
     limit_bytes = None if peers.is_shim(context.peer()) else status.NATIVE_BYTES
-    details = status.rich(refusal, name, limit_bytes=limit_bytes)
+    try:
+        details = status.rich(refusal, name, limit_bytes=limit_bytes)
+    except Exception:  # gRPC would call it UNKNOWN, in Python's words
+        refusal = _fault_of_ours()
+        details = status.rich(refusal, name)
     trailing = ((status.STATUS_KEY, details.SerializeToString()), (request_ids.HEADER, name))
     await context.abort(refusal.code, details.message, trailing_metadata=trailing)
     raise AssertionError("abort raises")
+
+
+def _fault_of_ours() -> Refusal:
+    """What a caller learns of the exception that is being handled. The log learns all."""
+    log.exception("An rpc failed for a fault of ours.", action="rpc.failed")
+    return Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "Internal error.")
 
 
 def _is_told(context: Any, method: str) -> bool:  # noqa: ANN401

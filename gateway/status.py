@@ -33,7 +33,7 @@ JUDGE_ONLY: Final = "x-tunesmith-judge-only"
 NATIVE_BYTES: Final = 4864
 MESSAGE_BYTES: Final = 1000
 
-LONGEST_RETRY: Final = 86_400.0  # seconds; who is told to come back later than this is told so, and no float overflows
+LONGEST_RETRY: Final = 86_400.0  # seconds; a longer wait is told as this one, so that no float overflows
 
 # The class that is nearest in the error's ancestry counts.
 STORE: Final[dict[type[errors.StoreError], grpc.StatusCode]] = {

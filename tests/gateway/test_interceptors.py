@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import string
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gateway import interceptors, status
 from gateway.interceptors import scope_of
-from gateway.quotas import Quotas
+from gateway.quotas import Quotas, rate_limited
 from store import errors
 from tests.servers.front import CALLER, KEYS, FakeTunes
 from tunesmith.trainer.v1 import trainer_service_pb2 as stream
@@ -173,6 +174,15 @@ async def test_a_fault_of_ours_leaks_nothing(native: Native) -> None:
     assert "hunter2" not in f"{error.details()}{rich}{error.trailing_metadata()}"
     await asyncio.wait_for(native.ended.wait(), 5)  # the answer is sent a moment before the rpc ends
     assert native.rpcs == [("GetTune", "INTERNAL")]
+
+
+async def test_a_refusal_that_cannot_be_told_is_a_fault_of_ours(native: Native) -> None:
+    native.tunes.fails = rate_limited("Too often.", math.nan)
+
+    error, rich = await refusal_of(native.stub.GetTune(api.GetTuneRequest(id="a"), metadata=KEY))
+
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "Internal error.")
+    assert details(rich, ErrorInfo).reason == "INTERNAL"
 
 
 async def test_a_servicers_own_abort_stays_as_it_is(native: Native) -> None:
