@@ -32,16 +32,7 @@ async def set_limits(
 
     ValueError: values are out of range, a line for each, or none is given. NotFound: no such tenant.
     """
-    bounds = f"{LEAST_RATE:g} to {MOST_RATE}"
-    faults = []
-    if weight is not None and not LEAST_RATE <= weight <= MOST_RATE:
-        faults.append(f"the weight is {weight:g}; {bounds} was wanted")
-    for what, limit in (("running limit", running_limit), ("queue limit", queue_limit)):
-        if limit is not None and not 0 <= limit <= MOST:
-            faults.append(f"the {what} is {limit}; 0 to {MOST} was wanted")
-    if isinstance(rate, float | int) and not LEAST_RATE <= rate <= MOST_RATE:
-        faults.append(f"the rate is {rate:g}; {bounds}, or default, was wanted")
-    if faults:
+    if faults := faults_of_limits(weight, running_limit, queue_limit, rate):
         raise ValueError("\n".join(faults))
     given = {"weight": weight, "running_limit": running_limit, "queue_limit": queue_limit}
     values: dict[str, Any] = {column: value for column, value in given.items() if value is not None}
@@ -55,6 +46,22 @@ async def set_limits(
     if row is None:
         raise NotFound(f"there is no tenant {name!r}")
     return record(Tenant, row)
+
+
+def faults_of_limits(
+    weight: float | None, running_limit: int | None, queue_limit: int | None, rate: float | Literal["default"] | None
+) -> list[str]:
+    """What is wrong with them, a sentence for each that is."""
+    bounds = f"{LEAST_RATE:g} to {MOST_RATE}"
+    faults = []
+    if weight is not None and not LEAST_RATE <= weight <= MOST_RATE:
+        faults.append(f"the weight is {weight:g}; {bounds} was wanted")
+    for what, limit in (("running limit", running_limit), ("queue limit", queue_limit)):
+        if limit is not None and not 0 <= limit <= MOST:
+            faults.append(f"the {what} is {limit}; 0 to {MOST} was wanted")
+    if isinstance(rate, float | int) and not LEAST_RATE <= rate <= MOST_RATE:
+        faults.append(f"the rate is {rate:g}; {bounds}, or default, was wanted")
+    return faults
 
 
 async def list_tenants(db: Database) -> list[Tenant]:

@@ -11,6 +11,7 @@ import cyclopts
 
 from gateway.cli.columns import lines
 from gateway.cli.database import in_database
+from gateway.cli.faults import refuse
 from store import tenants
 from store.database import Database
 from store.tables import Tenant
@@ -48,6 +49,10 @@ def set_limits(
     """
 
     async def change(database: Database) -> None:
+        faults = tenants.faults_of_limits(weight, running_limit, queue_limit, rate)
+        if name not in {each.name for each in await tenants.list_tenants(database)}:
+            faults.insert(0, f"there is no tenant {name!r}")
+        refuse(faults)
         changed = await tenants.set_limits(
             database, name, weight=weight, running_limit=running_limit, queue_limit=queue_limit, rate=rate
         )

@@ -69,7 +69,9 @@ def test_mistake_is_one_line_and_an_exit_code(
 def test_everything_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = ("--rate", "-1", "--weight", "0", "--queue-limit", "-3", "--running-limit", "-1")
 
-    assert tunesmith("tenant", "set", "acme", *wrong) == 1
+    assert tunesmith("tenant", "set", "nobody", *wrong) == 1
 
-    told = [line.removeprefix("tunesmith: the ").split(" is ")[0] for line in capsys.readouterr().err.splitlines()]
+    tenant, *limits = capsys.readouterr().err.splitlines()
+    assert tenant == "tunesmith: there is no tenant 'nobody'"
+    told = [line.removeprefix("tunesmith: the ").split(" is ")[0] for line in limits]
     assert told == ["weight", "running limit", "queue limit", "rate"]
