@@ -59,8 +59,9 @@ def cut(message: AnyMessage) -> tuple[AnyMessage, list[Violation]]:
         if isinstance(found, MutableMapping):
             sentence = f"map must be at most {most} entries; got {len(found)}"
             too_long.append(Violation(field, sentence, "MAP_MAX_PAIRS"))
-            for key in set(found) - set(nsmallest(kept, found)):
-                del found[key]
+            pairs = {key: found[key] for key in nsmallest(kept, found)}
+            found.clear()
+            found.update(pairs)
         else:
             sentence = f"must contain no more than {most} item(s); got {len(found)}"
             too_long.append(Violation(field, sentence, "REPEATED_MAX_ITEMS"))
