@@ -140,16 +140,18 @@ def data_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> Ite
 
 
 def fetch_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> Iterator[Violation]:
-    """What is wrong with where the bytes are to be fetched from."""
-    if request.url and request.hf_repo:
+    """What is wrong with where the bytes are to be fetched from. Given is also what could not be read."""
+    if request.HasField("url") and request.HasField("hf_repo"):
         yield Violation("hf_repo", "wanted url or hf_repo, and both are given", "TWO_SOURCES")
-    if request.hf_token_secret and not request.hf_repo:
+    if request.HasField("hf_token_secret") and not request.HasField("hf_repo"):
         yield Violation("hf_token_secret", "it opens hf_repo alone, and that is not given", "TOKEN_WITHOUT_REPO")
     if request.hf_token_secret and not TOKEN.fullmatch(request.hf_token_secret):
         # Not repeated: it is a secret, also where it is mistyped.
         yield Violation("hf_token_secret", "wanted printable ASCII characters without spaces", "NOT_A_TOKEN")
     if request.hf_repo and not REPOSITORY.fullmatch(request.hf_repo):
         wanted = "wanted OWNER/NAME, each 1 to 96 of a-z A-Z 0-9 . _ - and a letter or digit first"
-        yield Violation("hf_repo", f"{request.hf_repo[:100]!r}: {wanted}", "NOT_A_REPOSITORY")
-    if request.hf_repo and kind == "file":
+        # A URL of it may hold a token.
+        shown = "" if "@" in request.hf_repo else f"{request.hf_repo[:100]!r}: "
+        yield Violation("hf_repo", f"{shown}{wanted}", "NOT_A_REPOSITORY")
+    if request.HasField("hf_repo") and kind == "file":
         yield Violation("hf_repo", "it gives weights, and asset_type is 'file'", "ASSET_TYPE_MISMATCH")

@@ -2,7 +2,7 @@
 
 Called by json (bodies) and transcoding (query, path and header text); knows no JSON text and no HTTP. It never stops at
 a fault: every one is added to the caller's list, with its place, and what could be read is read. What could not be has
-its place all the same, in a list or a map: such a message is judged by the rules, and never carried out.
+its place all the same, by an empty value or 0: such a message is judged by the rules, and never carried out.
 """
 
 from __future__ import annotations
@@ -212,12 +212,14 @@ def _singular_reader(field: FieldDescriptor) -> Reader:
         return read_message
     convert = converter(field)
     is_secret = field.GetOptions().debug_redact
+    nothing = _NOTHING.get(field.type, 0)
 
     def read_scalar(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         try:
             setattr(message, name, convert(value))
         except Unreadable as fault:
             faults.append(_unfit(fault, value, (*loc, name), is_secret=is_secret))
+            setattr(message, name, nothing)
 
     return read_scalar
 

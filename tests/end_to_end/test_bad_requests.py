@@ -78,6 +78,7 @@ def test_all_that_is_wrong_with_an_asset_is_told_and_no_secret_repeated(client: 
         "name": "a:b",
         "hf_token_secret": ["hf_hidden"],
         "url": {"https://signed": 1},
+        "hf_repo": 5,
         "data": {"asset_type": "checkpoint", "engine": 5, "file_format": "zip"},
     }
 
@@ -88,6 +89,7 @@ def test_all_that_is_wrong_with_an_asset_is_told_and_no_secret_repeated(client: 
         "name": "string_pattern_mismatch",
         "hf_token_secret": "string_type",
         "url": "string_type",
+        "hf_repo": "string_type",
         "data": "value_error",  # of another type than asset_type says
         "data.engine": "string_type",
         "data.file_format": "enum",
