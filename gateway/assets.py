@@ -25,6 +25,7 @@ from tunesmith.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 URL_SECONDS = 3600.0  # that a signed URL lasts; its expiry is checked when a request starts
+MAY_HOLD_TOKEN = re.compile(r"[@?&=:]|hf_")  # a repository's URL, or the token itself in its place
 TOKEN = re.compile(r"[\x21-\x7e]+")  # it goes into a header
 
 
@@ -150,8 +151,7 @@ def fetch_faults(request: asset_service_pb2.CreateAssetRequest, kind: str) -> It
         yield Violation("hf_token_secret", "wanted printable ASCII characters without spaces", "NOT_A_TOKEN")
     if request.hf_repo and not REPOSITORY.fullmatch(request.hf_repo):
         wanted = "wanted OWNER/NAME, each 1 to 96 of a-z A-Z 0-9 . _ - and a letter or digit first"
-        # A URL of it may hold a token.
-        shown = "" if "@" in request.hf_repo else f"{request.hf_repo[:100]!r}: "
+        shown = "" if MAY_HOLD_TOKEN.search(request.hf_repo) else f"{request.hf_repo[:100]!r}: "
         yield Violation("hf_repo", f"{shown}{wanted}", "NOT_A_REPOSITORY")
     if request.HasField("hf_repo") and kind == "file":
         yield Violation("hf_repo", "it gives weights, and asset_type is 'file'", "ASSET_TYPE_MISMATCH")

@@ -125,5 +125,5 @@ def _twice(named: tunes.Named) -> Iterator[Violation]:
     first: dict[str, int] = {}
     for place, file_id in enumerate(named.file_ids):
         if file_id and first.setdefault(file_id, place) != place:
-            text = f"{file_id!r} is files[{first[file_id]}] already"
+            text = f"{file_id[:128]!r} is files[{first[file_id]}] already"
             yield Violation(f"details.lora_tune.files[{place}].file_id", text, "FILES_UNIQUE")

@@ -5,9 +5,11 @@ A row's JSON columns hold messages in the JSON profile (gateway.http.json), so t
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -290,9 +292,24 @@ def read(stored: Mapping[str, Any], message: AnyMessage) -> AnyMessage:
     """Reads a JSON column into a message. What does not fit was written by another version: it is left out."""
     faults = profile.from_json(dict(stored), message)
     if faults:
-        name = message.DESCRIPTOR.full_name
-        log.warning(f"A stored {name} does not fit: {faults[0]}", action="stored_json_unfit", message=name)
+        name, places = message.DESCRIPTOR.full_name, [".".join(map(str, fault.loc)) for fault in faults]
+        log.warning(f"A stored {name} does not fit at {', '.join(places)}", action="stored_json_unfit", message=name)
+        # Where a value cannot be read, the reader leaves an empty one.
+        message.Clear()
+        profile.from_json(_without(dict(stored), [fault.loc for fault in faults]), message)
     return message
+
+
+def _without(stored: dict[str, Any], places: Sequence[Sequence[str | int]]) -> dict[str, Any]:
+    """A copy without what stands at the places. They are in the order of reading: the last of a list goes first."""
+    left = copy.deepcopy(stored)
+    for place in reversed(places):
+        holder: Any = left
+        with suppress(KeyError, IndexError, TypeError):  # what is missing was told too, and what goes with its whole
+            for step in place[:-1]:
+                holder = holder[step]
+            del holder[place[-1]]
+    return left
 
 
 def timestamp(time: datetime | None) -> Timestamp | None:

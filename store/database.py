@@ -236,7 +236,7 @@ def parsed(url: str) -> URL:
         path = "/".join(filter(None, (found.host, found.database)))
         raise ValueError(
             f"the database URL names {path!r}, which is no absolute path; wanted sqlite:////ABSOLUTE/FILE.db, with four"
-            f" slashes, such as sqlite:////{path}"
+            f" slashes: from this folder it led to sqlite:///{Path(path).absolute()}"
         )
     return found
 

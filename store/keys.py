@@ -201,6 +201,7 @@ async def revoke(db: Database, given: str) -> tuple[KeyStanding, bool]:
     `given` is its id, or the secret itself: all that one has of a key that has leaked. NotFound: there is no such key.
     No message repeats what may be a secret.
     """
+    given = _pasted(given)
     which = or_(api_keys.c.id == given, api_keys.c.hash == _hash(given))
     revoked = update(api_keys).where(which, api_keys.c.revoked_at.is_(None)).values(revoked_at=now())
     async with db.write() as transaction:
@@ -259,15 +260,21 @@ async def revoke_trainer_tokens(db: Database, given: str) -> tuple[str, int]:
 
     NotFound: the trainer never had a token, or nobody knows this one, which no message repeats.
     """
+    given = _pasted(given)
     which = or_(trainer_tokens.c.trainer_id == given, trainer_tokens.c.hash == _hash(given))
     revoked = update(trainer_tokens).where(which, trainer_tokens.c.revoked_at.is_(None)).values(revoked_at=now())
     async with db.write() as transaction:
         ended = (await transaction.execute(revoked)).rowcount
         row = (await transaction.execute(select(trainer_tokens.c.trainer_id).where(which).limit(1))).first()
     if row is None:
-        may_be_secret = given.startswith(("tt_", "ts_"))
-        raise NotFound("there is no such token" if may_be_secret else f"there is no token of a trainer {given!r}")
+        is_id = re.fullmatch(r"(?!tt_|ts_)[A-Za-z0-9_-]{1,64}", given) is not None
+        raise NotFound(f"there is no token of a trainer {given!r}" if is_id else "there is no such token")
     return str(row.trainer_id), ended
+
+
+def _pasted(given: str) -> str:
+    """What is meant by what stands in a header, or was copied with a blank."""
+    return given.strip().removeprefix("Bearer ").strip()
 
 
 def _secret(prefix: str) -> str:

@@ -238,8 +238,6 @@ def _unfit(named: Named, checkpoint: Asset | None, files: Mapping[str, Any]) -> 
         yield path, f"the asset {ref} is a {checkpoint.asset_type}, and not a checkpoint"
     elif checkpoint.status != "ready":
         yield path, f"the checkpoint {ref} is {checkpoint.status}, and not ready"
-    elif checkpoint.file_format == "pt":  # taken unjudged, so it is what it was said to be
-        yield path, f"the checkpoint {ref} is a pickle (its file_format is 'pt'), which no trainer loads"
     elif named.checkpoint_engine is not None and named.checkpoint_engine != checkpoint.engine:
         sentence = f"the checkpoint's engine is {checkpoint.engine!r}, not {named.checkpoint_engine!r}"
         yield f"{CHECKPOINT}.engine", sentence

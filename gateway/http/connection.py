@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway import request_ids
 from gateway.http import errors
 from gateway.http.admission import Admission, Seat
+from gateway.http.exchange import KEY, headers_of
 from gateway.status import Refusal
 
 log = structlog.get_logger()
@@ -193,6 +194,14 @@ class Connection(HttpToolsProtocol):
         else:
             self._look_at_body_later()
 
+    def _request_id(self) -> str:
+        """Of the request that is being served, which may bring its own; a new one where its headers were not whole."""
+        if self.cycle is None or self.cycle.response_complete:
+            return request_ids.accepted(None)
+        scope: Any = self.cycle.scope
+        given = headers_of(scope).get(request_ids.HEADER.encode())
+        return str(scope.get(KEY) or request_ids.accepted(given))
+
     def _refuse(self, refusal: Refusal) -> None:
         """Answers for the app, unless that has begun to, and hangs up."""
         if self._refused:
@@ -200,7 +209,7 @@ class Connection(HttpToolsProtocol):
         self._refused = True
         begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if not begun and not self.pipeline:
-            name = request_ids.accepted(None)
+            name = self._request_id()
             sentence = f"What came over a connection was answered {refusal.http_status}: {refusal.message}"
             told = {"request_id": name, "reason": refusal.reason, "status": refusal.http_status}
             log.info(sentence, action="http.refused", **told)

@@ -30,7 +30,13 @@ _BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+|[\[{]|[\]}]', re.DOTALL)
 
 # Likewise: what is matched without its group is a string.
 _CONSTANT = re.compile(r'"(?:[^"\\]++|\\.)*+"?+|(NaN|-?Infinity)', re.DOTALL)
-_LONG = re.compile(rf'"(?:[^"\\]++|\\.)*+"?+|(-?[0-9]{{{sys.get_int_max_str_digits() + 1},}}+)(?![.eE0-9])', re.DOTALL)
+# Each number is one token too, whether it is an integer of too many digits or not.
+_LONG = re.compile(
+    r'"(?:[^"\\]++|\\.)*+"?+'
+    rf"|(-?[0-9]{{{sys.get_int_max_str_digits() + 1},}}+)(?![.eE])"
+    r"|-?[0-9]++(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+",
+    re.DOTALL,
+)
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 

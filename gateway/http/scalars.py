@@ -43,10 +43,8 @@ def shown(value: Any) -> str:  # noqa: ANN401
         return "an array"
     if isinstance(value, str) and len(value) > SHOWN:
         return f"{json.dumps(value[:SHOWN])}..., {len(value)} characters"
-    try:
-        return json.dumps(value)
-    except ValueError:  # Python writes no integer of so many digits
-        return "a number of thousands of digits"
+    text = json.dumps(value)
+    return text if isinstance(value, str) or len(text) <= SHOWN else f"{text[:SHOWN]}..., {len(text)} digits"
 
 
 def converter(field: FieldDescriptor) -> Converter:
@@ -191,7 +189,7 @@ def _bool_of(text: str) -> bool:
     # "True" is what a Python program sends that formats a bool without thinking.
     truth = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
     if truth is None:
-        raise Unreadable("Input should be 'true' or 'false'", "bool_parsing")
+        raise Unreadable("Input should be 'true', 'false', '1' or '0'", "bool_parsing")
     return truth
 
 

@@ -199,7 +199,10 @@ def test_a_file_that_wants_another_says_which(setting: str, wanted: str, monkeyp
         ("hush", "cannot be read; wanted sqlite"),
         ("postgresql://u:hush@h:port/x", "cannot be read; wanted sqlite"),
         ("sqlite://", "names no file"),
-        ("sqlite:///tmp/x.db", "names 'tmp/x.db', which is no absolute path; wanted .* such as sqlite:////tmp/x.db$"),
+        (
+            "sqlite:///tmp/x.db",
+            "names 'tmp/x.db', which is no absolute path; wanted .*: from this folder it led to sqlite:////.*/tmp/x.db$",
+        ),
         ("sqlite://tmp/x.db", "names 'tmp/x.db', which is no absolute path"),
         ("sqlite://tmp//x.db", "names 'tmp//x.db', which is no absolute path"),
     ],

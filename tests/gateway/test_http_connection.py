@@ -282,3 +282,14 @@ async def test_a_peer_takes_no_connection_that_it_would_not_leave_to_another(
             answer = await other.readuntil(b"\r\n0\r\n")
 
     assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_body_that_ends_too_early_is_answered_by_the_requests_own_id(server: Server) -> None:
+    head = HEAD.replace(b"Host: a\r\n", b"Host: a\r\nX-Request-Id: mine-123\r\n")
+
+    async with server.line(head + b"Content-Length: 100\r\n\r\nhalf") as (reader, writer):
+        writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(), 20)
+
+    assert_refused(answer, 400, "LENGTH_MISMATCH")
+    assert b"mine-123" in answer

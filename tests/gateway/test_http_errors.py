@@ -425,6 +425,11 @@ async def test_every_fault_is_told_at_its_place(
             ("hyperparameters", "precision"),
             "Input should be 'fp32' or 'bf16'; got \"unspecified\"",
         ),
+        (
+            {"steps": 10**99},
+            ("steps",),
+            f"Input should be less than or equal to 100000; got 1{'0' * 59}..., 100 digits",
+        ),
         ({"files": {}}, ("files",), "Input should be an array; got an object"),
         ({"base_checkpoint": [1]}, ("base_checkpoint",), "Input should be an object; got an array"),
         (

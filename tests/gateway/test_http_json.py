@@ -438,6 +438,26 @@ def test_the_place_of_a_number_that_is_none_is_where_it_stands(text: str, offset
     assert text[offset:].startswith(caught.value.fault.msg.removeprefix("JSON decode error: ").split()[0])
 
 
+@pytest.mark.parametrize("before", ["1.5", "1" * 5000 + ".5", "1e5", '"' + "1" * 5000 + '"', "1." + "0" * 5000])
+def test_the_place_of_an_integer_with_too_many_digits_is_where_it_stands(before: str) -> None:
+    text = f'{{"a": {before}, "b": {"1" * 5000}}}'
+
+    with pytest.raises(MalformedError) as caught:
+        loads(text.encode())
+
+    assert caught.value.fault.loc == ("body", len(text) - 5001)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("digits", ["1" * 2_000_000 + ".5", "1" * 2_000_000 + "e5", "-1" * 1_000_000, "1.1" * 600_000])
+def test_no_number_takes_longer_to_find_than_to_read(digits: str) -> None:
+    """It once took hours: from each digit on the rest was looked at again, and nobody else was answered meanwhile."""
+    with pytest.raises(MalformedError):
+        loads(f'{{"b": {"1" * 5000}, "a": {digits}}}'.encode())
+    with pytest.raises(MalformedError):
+        loads(f'{{"a": {digits}, "b": {"1" * 5000}}}'.encode())
+
+
 def test_brackets_in_strings_are_not_nesting() -> None:
     text = plain.dumps({"a": "[{" * 1000, "b": ['\\"[' * 100]}).encode()
 

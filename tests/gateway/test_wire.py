@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import structlog
 
 from gateway import wire
 from gateway.http import json as profile
@@ -279,3 +280,26 @@ def test_filter_holds_all_that_was_asked_for() -> None:
 )
 def test_picture_format_is_that_of_its_bytes(asked: str | None, found: str, told: str) -> None:
     assert wire.picture_data({"file_format": asked, "version": "1"}, found) == {"file_format": told, "version": "1"}
+
+
+def test_what_does_not_fit_of_a_stored_message_stays_unset_and_is_not_logged() -> None:
+    stored = {
+        "seed": 2**70,
+        "resize_images": "maybe",
+        "steps": 10,
+        "trigger_words": ["a", 7, "b", 8],
+        "files": [{"file_id": "x", "caption": 5}, 6],
+        "hyperparameters": {"schedule": "spiral", "rank": "x", "alpha": 2.0, "of_tomorrow": "secret"},
+    }
+
+    with structlog.testing.capture_logs() as logs:
+        message = wire.read(stored, tune_pb2.LoraTune())
+
+    assert [field.name for field, _ in message.hyperparameters.ListFields()] == ["alpha"]
+    assert not message.HasField("seed")
+    assert not message.HasField("resize_images")
+    assert (message.steps, list(message.trigger_words)) == (10, ["a", "b"])
+    assert [(file.file_id, file.HasField("caption")) for file in message.files] == [("x", False)]
+    [line] = logs
+    assert "hyperparameters.schedule" in line["event"]
+    assert not [value for value in ("spiral", "maybe", "secret") if value in str(line)]

@@ -376,6 +376,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"url": "http://u:p@shop.example/"}, "url", "it holds a user or a password; wanted a URL without"),
     ({"url": "https://shop.example/", "hf_repo": "o/r"}, "hf_repo", "wanted url or hf_repo, and both are given"),
     ({"hf_repo": "https://me:hf_hidden@hub.example/o/r"}, "hf_repo", REPOSITORY),
+    ({"hf_repo": "https://hub.example/o/r?token=hidden"}, "hf_repo", REPOSITORY),
+    ({"hf_repo": "hf_hidden"}, "hf_repo", REPOSITORY),
     ({"hf_repo": "../../etc"}, "hf_repo", f"'../../etc': {REPOSITORY}"),
     ({"hf_repo": "é/b"}, "hf_repo", f"'é/b': {REPOSITORY}"),
     ({"hf_repo": "a/" + "b" * 97}, "hf_repo", f"'a/{'b' * 97}': {REPOSITORY}"),

@@ -140,30 +140,6 @@ async def test_validate_only_estimates_no_time_of_what_fails(
     assert [one.HasField("estimate") for one in told] == [True, False]
 
 
-@pytest.mark.parametrize("validate_only", [False, True])
-async def test_checkpoint_that_is_a_pickle_is_refused_at_once(
-    service: Any, tenant: Any, ask: Any, validate_only: bool
-) -> None:
-    picture = await tenant.upload(ask.png())
-    data = asset_pb2.CheckpointData(engine="image/stable-diffusion-v1-5", file_format=asset_pb2.FILE_FORMAT_PT)
-    created = await tenant.assets.CreateAsset(
-        asset_service_pb2.CreateAssetRequest(
-            asset_type=asset_pb2.ASSET_TYPE_CHECKPOINT,
-            name="mine",
-            data=asset_pb2.AssetData(checkpoint=data),
-            skip_validation=True,
-        )
-    )
-    await service.put(created.asset.id, b"\x80\x04\x95" + bytes(100))
-    await tenant.assets.CompleteUpload(asset_service_pb2.CompleteUploadRequest(id=created.asset.id))
-
-    told = await ask.refused(
-        tenant.tunes.CreateTune(ask.tune([picture.id], checkpoint="mine", validate_only=validate_only))
-    )
-
-    assert "is a pickle" in told.violations["details.lora_tune.base_checkpoint.checkpoint_id"]
-
-
 async def test_retry_is_known_though_its_checkpoint_is_gone(service: Any, ask: Any) -> None:
     tenant = await service.tenant("house", is_operator=True)
     request = ask.tune([(await tenant.upload(ask.png())).id], checkpoint="mine", request_id="once")
