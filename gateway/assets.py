@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from gateway import wire
+from gateway import urls, wire
 from gateway.faults import also_found_by
 from gateway.fetches import Fetches
 from gateway.hub import REPOSITORY
@@ -121,8 +121,11 @@ class AssetService(asset_service_pb2_grpc.AssetServiceServicer):
         return self._fetches
 
     def _url_faults(self, request: asset_service_pb2.CreateAssetRequest) -> Iterator[Violation]:
-        """Why the URL will never do; where nothing is fetched, that is said instead."""
-        if self._fetches is None or not request.url:
+        """Why the URL will never do. Which addresses may be asked is known only where something is fetched."""
+        if not request.url:
+            return
+        if self._fetches is None:
+            yield from (Violation("url", sentence, "URL_NOT_ALLOWED") for sentence in urls.judged(request.url)[1])
             return
         for fault in self._fetches.faults(request.url):
             yield Violation("url", fault.sentence, fault.reason)

@@ -208,7 +208,9 @@ class Connection(HttpToolsProtocol):
             return
         self._refused = True
         begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if not begun and not self.pipeline:
+        # The app may have answered before the body had come: a second answer would be taken for the next request's.
+        answered = self.cycle is not None and self.cycle.response_complete and self._in_message and not self._in_head
+        if not (begun or answered or self.pipeline):
             name = self._request_id()
             sentence = f"What came over a connection was answered {refusal.http_status}: {refusal.message}"
             told = {"request_id": name, "reason": refusal.reason, "status": refusal.http_status}

@@ -92,7 +92,8 @@ class _Objects:
                 raise Refusal(
                     grpc.StatusCode.PERMISSION_DENIED, "URL_EXPIRED", "This URL has expired; ask for a new one."
                 )
-            raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "BAD_SIGNATURE", "This URL was not signed by us.")
+            sentence = "This URL was not signed by us, or for another verb, path, expiry or size."
+            raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "BAD_SIGNATURE", sentence)
 
     async def _put(self, scope: Scope, receive: Receive, key: str, query: QueryParams) -> Answer:
         most_bytes = int(query["most"])

@@ -170,6 +170,15 @@ async def test_who_ends_a_body_that_is_answered_already_is_told_nothing_twice(se
     assert rest == b""
 
 
+async def test_a_body_that_is_answered_already_and_comes_no_more_is_hung_up_on(server: Server) -> None:
+    async with server.line(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf") as (reader, _):
+        answer = await asyncio.wait_for(reader.read(), 20)
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.endswith(b"0\r\n\r\n")
+    assert answer.count(b"HTTP/1.1") == 1, "a second answer would be the next request's"
+
+
 async def test_a_body_that_comes_slowly_and_steadily_is_taken(server: Server) -> None:
     async with server.line(HEAD + b"Content-Length: 3000\r\n\r\n") as (reader, writer):
         for _ in range(30):

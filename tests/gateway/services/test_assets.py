@@ -397,6 +397,13 @@ async def test_rules_that_an_asset_breaks_are_told_with_all_else(tenant: Any, as
     assert told[2].violations["data"] == "value is required"
 
 
+async def test_url_is_judged_though_nothing_is_fetched(tenant: Any, ask: Any) -> None:
+    told = await ask.refused(tenant.assets.CreateAsset(checkpoint_request(name="a:b", url="ftp://u:p@shop.example/")))
+
+    assert told.violations.keys() == {"name", "url"}
+    assert "p@" not in told.violations["url"]
+
+
 async def test_operator_may_publish(service: Any, tenant: Any) -> None:
     operator = await service.tenant("house", is_operator=True)
 
