@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import grpc
 
 from gateway.http.exchange import Answer
-from gateway.http.reading import Fault
+from gateway.http.fault import Fault
 from gateway.status import Refusal
 
 

@@ -22,7 +22,8 @@ from typing import Any, cast
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from gateway.http.reading import Fault, Loc, Repeated, reader
+from gateway.http.fault import Fault, Loc
+from gateway.http.reading import Repeated, reader
 from gateway.http.writing import writer
 
 # Where a string ends does not matter here, so an unfinished one is one token: no text makes this quadratic.

@@ -14,8 +14,8 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor
 
 from gateway.http.bindings import Binding
+from gateway.http.fault import Fault, Loc
 from gateway.http.profile import entry_of, is_map, union_of
-from gateway.http.reading import Fault, Loc
 from gateway.status import Violation
 
 _STEP = re.compile(r'\.?([^.\[\]"]+)|\[((?:"(?:[^"\\]|\\.)*")|-?[0-9]+|true|false)\]')

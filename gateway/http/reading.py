@@ -7,14 +7,16 @@ its place all the same, by an empty value or 0: such a message is judged by the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
+from collections.abc import Container
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from gateway.http import well_known
+from gateway.http.fault import MOST_FAULTS, Fault, Loc, Reader, other_than, unfit
 from gateway.http.profile import (
     Union,
     entry_of,
@@ -24,45 +26,7 @@ from gateway.http.profile import (
     message_of,
     union_of,
 )
-from gateway.http.scalars import (
-    Converter,
-    Unreadable,
-    converter,
-    double,
-    duration,
-    either,
-    parser,
-    shown,
-    string,
-    timestamp,
-)
-
-Loc = tuple[str | int, ...]
-"""Where in a request: ("body", "details", "files", 1, "file_id")."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing wrong with a request, as the errors of the contract tell it."""
-
-    loc: Loc
-    msg: str
-    """For people."""
-    type: str
-    """A stable word in pydantic's vocabulary: "missing", "int_type", "enum"."""
-    is_read: bool = False
-    """Whether the message has the value all the same, so that rules on it say something new."""
-
-
-# (message, value of the key or object, where the message stands, faults). Any: see writing.Writer.
-Reader = Callable[[Any, Any, Loc, list[Fault]], None]
-
-# More are not read for: a body of some megabytes may hold a million faults, and nobody reads so many.
-MOST_FAULTS = 10_000
-
-# google.protobuf nests three messages for each level of a Struct, and parses no deeper than a hundred.
-STRUCT_DEPTH = 24
-
+from gateway.http.scalars import Unreadable, converter, either, parser
 
 # What stands for a value that could not be read; of numbers and enums 0.
 _NOTHING: dict[int, Any] = {
@@ -70,15 +34,6 @@ _NOTHING: dict[int, Any] = {
     FieldDescriptor.TYPE_BYTES: b"",
     FieldDescriptor.TYPE_BOOL: False,
 }
-
-
-def _unfit(fault: Unreadable, value: object, loc: Loc, *, is_secret: bool = False) -> Fault:
-    """The fault of a value, which is told with it."""
-    return Fault(loc, fault.msg if is_secret else f"{fault.msg}; got {shown(value)}", fault.kind)
-
-
-def _other_than(wanted: str, kind: str, value: object, loc: Loc) -> Fault:
-    return _unfit(Unreadable(f"Input should be {wanted}", kind), value, loc)
 
 
 class Repeated(dict[str, Any]):
@@ -95,8 +50,8 @@ def reader(descriptor: Descriptor, leave_out: frozenset[str] = frozenset()) -> R
         descriptor: The type.
         leave_out: Fields at the top level whose keys are unknown here: those that the path gives.
     """
-    if descriptor.full_name in _WELL_KNOWN:
-        return _WELL_KNOWN[descriptor.full_name]
+    if descriptor.full_name in well_known.READERS:
+        return well_known.READERS[descriptor.full_name]
     assert not descriptor.full_name.startswith("google.protobuf."), f"the JSON profile has no {descriptor.full_name}"
     union = union_of(descriptor)
     if union is not None:
@@ -108,7 +63,7 @@ def reader(descriptor: Descriptor, leave_out: frozenset[str] = frozenset()) -> R
         if not fields:  # here and not before: a type may contain itself
             fields.update((f.name, field_reader(f)) for f in descriptor.fields if f.name not in leave_out)
         if not isinstance(value, dict):
-            faults.append(_other_than("an object", "dict_type", value, loc))
+            faults.append(other_than("an object", "dict_type", value, loc))
             return
         _read_keys(fields, strict, message, value, loc, faults)
 
@@ -155,12 +110,12 @@ def _union_reader(descriptor: Descriptor, union: Union) -> Reader:
             faults.append(Fault((*loc, union.tag), f"Field required: one of {expected}", "missing"))
         elif tag is not None:
             fault = Unreadable(f"Input should be {either(expected)}", "union_tag_invalid")
-            faults.append(_unfit(fault, tag, (*loc, union.tag)))
+            faults.append(unfit(fault, tag, (*loc, union.tag)))
         return only
 
     def read(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         if not isinstance(value, dict):
-            faults.append(_other_than("an object", "dict_type", value, loc))
+            faults.append(other_than("an object", "dict_type", value, loc))
             return
         tag = pick(value, loc, faults)
         # Keys of the union itself are read into it, those of the arm into the arm; both stand in one object.
@@ -218,7 +173,7 @@ def _singular_reader(field: FieldDescriptor) -> Reader:
         try:
             setattr(message, name, convert(value))
         except Unreadable as fault:
-            faults.append(_unfit(fault, value, (*loc, name), is_secret=is_secret))
+            faults.append(unfit(fault, value, (*loc, name), is_secret=is_secret))
             setattr(message, name, nothing)
 
     return read_scalar
@@ -233,7 +188,7 @@ def _list_reader(field: FieldDescriptor) -> Reader:
     def read(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         here = (*loc, name)
         if not isinstance(value, list):
-            faults.append(_other_than("an array", "list_type", value, here))
+            faults.append(other_than("an array", "list_type", value, here))
             return
         elements = getattr(message, name)
         for index, element in enumerate(value):
@@ -245,7 +200,7 @@ def _list_reader(field: FieldDescriptor) -> Reader:
             try:
                 elements.append(convert(element))
             except Unreadable as fault:
-                faults.append(_unfit(fault, element, (*here, index)))
+                faults.append(unfit(fault, element, (*here, index)))
                 elements.append(nothing)  # so that rules tell those after it by their places
 
     return read
@@ -262,7 +217,7 @@ def _map_reader(field: FieldDescriptor) -> Reader:
     def read(message: Message, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
         here = (*loc, name)
         if not isinstance(value, dict):
-            faults.append(_other_than("an object", "dict_type", value, here))
+            faults.append(other_than("an object", "dict_type", value, here))
             return
         entries = getattr(message, name)
         for key, element in value.items():
@@ -271,7 +226,7 @@ def _map_reader(field: FieldDescriptor) -> Reader:
             try:
                 name_of_pair = as_key(key)
             except Unreadable as fault:
-                faults.append(_unfit(fault, key, (*here, key)))
+                faults.append(unfit(fault, key, (*here, key)))
                 continue
             try:
                 if convert is None:
@@ -280,7 +235,7 @@ def _map_reader(field: FieldDescriptor) -> Reader:
                     entries[name_of_pair] = convert(element)
             except Unreadable as fault:
                 # Read, for its key is: rules on keys are told besides. On values there is none that `nothing` breaks.
-                faults.append(replace(_unfit(fault, element, (*here, key)), is_read=True))
+                faults.append(replace(unfit(fault, element, (*here, key)), is_read=True))
                 entries[name_of_pair] = nothing
         if type(value) is Repeated:
             for key in sorted(value.keys_repeated):
@@ -305,7 +260,7 @@ def text_reader(field: FieldDescriptor) -> Reader:
             try:
                 parsed = parse(text)
             except Unreadable as fault:
-                faults.append(_unfit(fault, text, (*loc, index) if repeated else loc, is_secret=is_secret))
+                faults.append(unfit(fault, text, (*loc, index) if repeated else loc, is_secret=is_secret))
                 if not repeated:
                     continue
                 parsed = nothing  # as in a list
@@ -319,78 +274,4 @@ def text_reader(field: FieldDescriptor) -> Reader:
 
 def is_textual(field: FieldDescriptor) -> bool:
     """Tells whether one text gives the field's value (or, where it is repeated, one element's)."""
-    return not is_map(field) and (field.message_type is None or field.message_type.full_name in _TEXTUAL)
-
-
-# Well-known messages.
-
-
-def _seconds_reader(convert: Callable[[Any], tuple[int, int]]) -> Reader:
-    def read(message: Any, value: Any, loc: Loc, faults: list[Fault]) -> None:  # noqa: ANN401
-        try:
-            message.seconds, message.nanos = convert(value)
-        except Unreadable as fault:
-            faults.append(_unfit(fault, value, loc))
-
-    return read
-
-
-def _empty(message: Message, value: object, loc: Loc, faults: list[Fault]) -> None:
-    if not isinstance(value, dict):
-        faults.append(_other_than("an object", "dict_type", value, loc))
-
-
-def _struct(message: Any, value: Any, loc: Loc, faults: list[Fault], depth: int = 0) -> None:  # noqa: ANN401
-    if not isinstance(value, dict):
-        faults.append(_other_than("an object", "dict_type", value, loc))
-        return
-    for key, element in value.items():
-        try:
-            _value(message.fields[string(key)], element, (*loc, key), faults, depth + 1)
-        except Unreadable as fault:
-            faults.append(_unfit(fault, key, (*loc, key)))
-
-
-def _list_value(message: Any, value: Any, loc: Loc, faults: list[Fault], depth: int = 0) -> None:  # noqa: ANN401
-    if not isinstance(value, list):
-        faults.append(_other_than("an array", "list_type", value, loc))
-        return
-    for index, element in enumerate(value):
-        _value(message.values.add(), element, (*loc, index), faults, depth + 1)
-
-
-def _value(message: Any, value: Any, loc: Loc, faults: list[Fault], depth: int = 0) -> None:  # noqa: ANN401
-    if depth > STRUCT_DEPTH:
-        faults.append(Fault(loc, f"Input should be nested no deeper than {STRUCT_DEPTH}", "value_error"))
-        return
-    try:
-        if value is None:
-            message.null_value = 0
-        elif isinstance(value, bool):
-            message.bool_value = value
-        elif isinstance(value, str):
-            message.string_value = string(value)
-        elif isinstance(value, dict):
-            message.struct_value.SetInParent()
-            _struct(message.struct_value, value, loc, faults, depth)
-        elif isinstance(value, list):
-            message.list_value.SetInParent()
-            _list_value(message.list_value, value, loc, faults, depth)
-        else:
-            message.number_value = double(value)
-    except Unreadable as fault:
-        faults.append(_unfit(fault, value, loc))
-
-
-_TEXTUAL: dict[str, Converter] = {
-    "google.protobuf.Timestamp": timestamp,
-    "google.protobuf.Duration": duration,
-}
-
-_WELL_KNOWN: dict[str, Reader] = {
-    **{name: _seconds_reader(convert) for name, convert in _TEXTUAL.items()},
-    "google.protobuf.Struct": _struct,
-    "google.protobuf.ListValue": _list_value,
-    "google.protobuf.Value": _value,
-    "google.protobuf.Empty": _empty,
-}
+    return not is_map(field) and (field.message_type is None or field.message_type.full_name in well_known.TEXTUAL)

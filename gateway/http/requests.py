@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope
 from gateway.http import errors, json
 from gateway.http.bindings import Binding, Parameter
 from gateway.http.exchange import chunk_of, headers_of, request_id_of
-from gateway.http.reading import Fault, Loc, field_reader, reader, text_reader
+from gateway.http.fault import Fault, Loc
+from gateway.http.reading import field_reader, reader, text_reader
 from gateway.peers import HEADER as PEER_HEADER
 from gateway.request_ids import HEADER
 

@@ -23,8 +23,8 @@ from gateway.http import errors, json, locations
 from gateway.http.bindings import Binding, bindings
 from gateway.http.events import Streams
 from gateway.http.exchange import Answer, request_id_of
+from gateway.http.fault import MOST_FAULTS, Fault, Loc
 from gateway.http.loopback import Loopback
-from gateway.http.reading import MOST_FAULTS, Fault, Loc
 from gateway.http.requests import Limits, Request, RequestReader
 from gateway.http.templates import canonical
 from gateway.http.writing import field_writer, writer

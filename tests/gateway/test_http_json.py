@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.http import json
+from gateway.http.fault import Fault
 from gateway.http.json import MalformedError, dumps, from_json, loads, to_json
 from gateway.http.profile import entry_of, is_map, is_synthetic, union_of
-from gateway.http.reading import STRUCT_DEPTH, Fault
+from gateway.http.well_known import STRUCT_DEPTH
 from tests.servers.kinds import KINDS
 from tunesmith.trainer.v1 import trainer_service_pb2
 from tunesmith.v1 import asset_pb2, asset_service_pb2, tune_pb2, tune_service_pb2
