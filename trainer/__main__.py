@@ -7,14 +7,16 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 import sys
+from importlib.metadata import version
 
 import structlog
-from pydantic import ValidationError
 
-from trainer.supervisor.config import Settings
+from trainer.supervisor import config
+from trainer.supervisor.config import ConfigError, Settings
 from trainer.supervisor.connection import DuplicateTrainer, Refused
 from trainer.supervisor.supervisor import CannotStart, Supervisor
 
@@ -23,12 +25,30 @@ log = structlog.get_logger()
 
 def main() -> None:
     """The command."""
+    _read_arguments()
     _configure_log()
     try:
-        settings = Settings()  # type: ignore[call-arg]  # its required fields come from the environment
-    except ValidationError as exc:
-        sys.exit(_wrong_settings(exc))
+        settings = config.read()
+    except ConfigError as exc:
+        for line in str(exc).splitlines():
+            print(f"tunesmith-trainer: {line}", file=sys.stderr)
+        sys.exit(2)
+    for each in config.misspelt().items():
+        log.warning(config.unknown(*each))
     sys.exit(asyncio.run(_run(settings)))
+
+
+def _read_arguments() -> None:
+    """There are none but --help and --version, which end the process: all settings are in the environment."""
+    names = "\n".join(f"  {config.PREFIX}{name.upper()}" for name in Settings.model_fields)
+    parser = argparse.ArgumentParser(
+        prog="tunesmith-trainer",
+        description="Runs one trainer until SIGTERM or SIGINT.",
+        epilog=f"Its settings are read from the environment, and docs/deploying.md explains them:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version("tunesmith"))
+    parser.parse_args()
 
 
 async def _run(settings: Settings) -> int:
@@ -69,13 +89,6 @@ def _configure_log() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-def _wrong_settings(exc: ValidationError) -> int:
-    for error in exc.errors(include_url=False, include_input=False):
-        key = f"TUNESMITH_{str(error['loc'][0]).upper()}: " if error["loc"] else ""
-        print(f"tunesmith-trainer: {key}{error['msg'].removeprefix('Value error, ')}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":
