@@ -70,7 +70,7 @@ def open_more_files() -> None:
 async def run(settings: Settings) -> None:
     """Starts, serves, shuts down."""
     for wrong, right in config.misspelt().items():
-        log.warning(f"{wrong} is set, and no setting has that name; {right} has", action="setting_unknown")
+        log.warning(config.unknown(wrong, right), action="setting_unknown")
     server = Server(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

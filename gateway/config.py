@@ -4,6 +4,7 @@ everything else gets plain values."""
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import socket
 import uuid
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -24,6 +26,8 @@ from store.tenants import LEAST_RATE, MOST_RATE
 
 PREFIX = "TUNESMITH_"
 SECRET = {"database_url", "signing_secret", "objects_url"}  # an address may carry a password
+#: Hosts that stand for all of this machine's addresses, of IPv4 and IPv6.
+EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104  - compared, not bound
 
 
 class ConfigError(ValueError):
@@ -81,6 +85,14 @@ class Address:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    def is_taken_by(self, other: Address) -> bool:
+        """Whether a server that listens there leaves no room for one here."""
+        if self.port != other.port or self.port == 0:
+            return False
+        hosts = {self.host, other.host}
+        is_everywhere = bool(hosts & EVERYWHERE) and (":" in self.host) == (":" in other.host)
+        return len(hosts) == 1 or is_everywhere
+
 
 def _networks(text: object) -> object:
     """Reads `10.0.0.0/8,fd00::/8`."""
@@ -99,7 +111,9 @@ Listen = Annotated[Address, NoDecode, BeforeValidator(Address.parse)]
 class Settings(BaseSettings):
     """All that can be set. Each is TUNESMITH_ and the name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False
+    )
 
     #: Tunes, assets, keys; the queue too.
     database_url: SecretStr = Field(description="sqlite:////ABSOLUTE/FILE.db or postgresql://USER:PASSWORD@HOST/NAME")
@@ -245,8 +259,11 @@ class Settings(BaseSettings):
     @field_validator("signing_secret")
     @classmethod
     def _long_secret(cls, secret: SecretStr) -> SecretStr:
-        if len(secret.get_secret_value()) < 16:
+        text = secret.get_secret_value()
+        if len(text) < 16:
             raise ValueError("wanted at least 16 characters")
+        if not text.strip() or len(set(text)) == 1:
+            raise ValueError("wanted characters that are hard to guess, such as of `openssl rand -hex 32`")
         return secret
 
     @model_validator(mode="after")
@@ -266,6 +283,11 @@ def _spanning(settings: Settings) -> Iterator[tuple[set[str], str]]:
     if urlsplit(settings.objects_url.get_secret_value()).scheme == "s3" and most > s3.LARGEST:
         wanted = f"wanted at most {s3.LARGEST} where objects lie in S3, which takes no more parts of one"
         yield {"objects_url", "max_weights_bytes"}, f"{PREFIX}MAX_WEIGHTS_BYTES={most}: {wanted}"
+    for one, two in itertools.combinations(("http", "grpc", "metrics"), 2):
+        first, second = getattr(settings, one), getattr(settings, two)
+        if second.is_taken_by(first):
+            wanted = f"wanted another address or port than {PREFIX}{one.upper()}={first}"
+            yield {one, two}, f"{PREFIX}{two.upper()}={second}: {wanted}"
     for name, others in _TOGETHER.items():
         missing = [other for other in others if not getattr(settings, other)]
         if getattr(settings, name) and missing:
@@ -315,6 +337,7 @@ def read() -> Settings:
         errors = exc.errors()
         wrong = {str(error["loc"][0]) for error in errors if error["loc"]}
         lines = [describe(error) for error in errors] + (_between_others(wrong) if wrong else [])
+        lines += [unknown(*each) for each in misspelt().items()]  # it may be why another one is not set
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -332,7 +355,7 @@ def _between_others(wrong: set[str]) -> list[str]:
 
 
 #: Of the settings that have no default.
-_SOUND = {"database_url": "sqlite:////x", "objects_url": "file:///x", "signing_secret": "x" * 16}
+_SOUND = {"database_url": "sqlite:////x", "objects_url": "file:///x", "signing_secret": "0123456789abcdef"}
 
 
 def describe(error: ErrorDetails) -> str:
@@ -345,16 +368,29 @@ def describe(error: ErrorDetails) -> str:
     # A URL that has a password where none is wanted is no less a secret.
     is_secret = name in SECRET or (name.endswith("_url") and "@" in str(error["input"]))
     value = "(not shown)" if is_secret else repr(error["input"])
-    return f"{PREFIX}{name.upper()}={value}: {_wanted(error)}"
+    is_outside = error["type"] in ("greater_than_equal", "less_than_equal", "finite_number")
+    wanted = f"wanted {allowed(Settings.model_fields[name])}" if is_outside else _wanted(error)
+    return f"{PREFIX}{name.upper()}={value}: {wanted}"
+
+
+def allowed(field: FieldInfo) -> str:
+    """Both bounds of a number: pydantic tells the first that it meets, and that not-a-number is beyond it."""
+    bounds = {name: getattr(one, name) for one in field.metadata for name in ("ge", "le") if hasattr(one, name)}
+    return f"{bounds['ge']} to {bounds['le']}" if "le" in bounds else f"{bounds['ge']} and more"
 
 
 def _wanted(error: ErrorDetails) -> str:
     return error["msg"].removeprefix("Value error, ")
 
 
+def unknown(wrong: str, right: str) -> str:
+    """A misspelt key as a line."""
+    return f"{wrong} is set, and no setting has that name; {right} has"
+
+
 def misspelt(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Keys that are set and look like a misspelt setting, each with the setting. Other keys may be a trainer's."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
-    unknown = [key for key in environment if key.startswith(PREFIX) and key not in known]
-    matches: dict[str, list[Any]] = {key: difflib.get_close_matches(key, known, 1, cutoff=0.9) for key in unknown}
+    others = [key for key in environment if key.startswith(PREFIX) and key not in known]
+    matches: dict[str, list[Any]] = {key: difflib.get_close_matches(key, known, 1, cutoff=0.9) for key in others}
     return {key: found[0] for key, found in matches.items() if found}

@@ -62,7 +62,7 @@ def test_image_sets_only_what_its_process_reads(name: str) -> None:
     values = {key: value for key, value in dockerfile.pairs(environment, {}) if key.startswith("TUNESMITH_")}
 
     assert values.keys() <= variables(name)
-    required = {"signing_secret": "0" * 32, "trainer_id": "t", "trainer_token": "tt_x"}
+    required = {"signing_secret": "5e" * 16, "trainer_id": "t", "trainer_token": "tt_x"}
     given = {key.removeprefix("TUNESMITH_").lower(): value for key, value in values.items()}
     SETTINGS[name].model_validate(
         {key: value for key, value in required.items() if key in SETTINGS[name].model_fields} | given

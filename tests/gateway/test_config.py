@@ -111,10 +111,14 @@ def test_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("HUB_URL", "http://127.0.0.1.hub.example", "wanted https"),
         ("HUB_URL", "hub.example", "wanted https"),
         ("LOG_LEVEL", "loud", "'debug', 'info'"),
-        ("REQUESTS_PER_SECOND", "0", "greater than or equal to 0.001"),
-        ("REQUESTS_PER_SECOND", "1e-300", "greater than or equal to 0.001"),
+        ("REQUESTS_PER_SECOND", "0", "wanted 0.001 to 1000000"),
+        ("REQUESTS_PER_SECOND", "1e-300", "wanted 0.001 to 1000000"),
+        ("REQUESTS_PER_SECOND", "1000001", "wanted 0.001 to 1000000"),
+        ("REQUESTS_PER_SECOND", "nan", "wanted 0.001 to 1000000"),
+        ("DELETED_ASSET_DAYS", "nan", "wanted 1 and more"),
+        ("LEFTOVER_SECONDS", "inf", "wanted 0 and more"),
         ("TRUSTED_PROXIES", "10.0.0.1,proxy", "'proxy': wanted addresses or networks"),
-        ("MAX_PICTURE_BYTES", "12", "greater than or equal to 1024"),
+        ("MAX_PICTURE_BYTES", "12", "wanted 1024 and more"),
         ("HEARTBEAT_SECONDS", "40", "a third of TUNESMITH_LEASE_SECONDS=45"),
         ("OUTBOUND_ALLOW", "10.0.0.0/8,intranet", "wanted networks such as 10.1.0.0/16,fd00::/8"),
         ("OUTBOUND_ALLOW", "10.0.0.1/8", "has host bits set"),
@@ -132,6 +136,71 @@ def test_error_names_the_key_the_value_and_what_was_wanted(
     assert f"TUNESMITH_{key}" in message
     assert value in message
     assert wanted in message
+
+
+@pytest.mark.parametrize("secret", [" " * 20, " \t" * 10, "x" * 32])
+def test_secret_that_anybody_would_guess_is_refused(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_SIGNING_SECRET", secret)
+
+    with pytest.raises(ConfigError, match=r"^TUNESMITH_SIGNING_SECRET=\(not shown\): wanted .* hard to guess"):
+        config.read()
+
+
+@pytest.mark.parametrize(
+    ("http", "metrics"),
+    [
+        ("127.0.0.1:1234", "127.0.0.1:1234"),
+        ("0.0.0.0:1234", "127.0.0.1:1234"),
+        ("10.0.0.1:1234", "0.0.0.0:1234"),
+        ("[::]:1234", "[::1]:1234"),
+        ("127.0.0.1:9090", ""),  # where metrics are served unless something else is said
+    ],
+)
+def test_two_servers_at_one_address_are_refused(http: str, metrics: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_HTTP", http)
+    monkeypatch.setenv("TUNESMITH_METRICS", metrics)
+    monkeypatch.setenv("TUNESMITH_TLS_KEY", "/k.pem")  # told beside it
+
+    with pytest.raises(ConfigError) as caught:
+        config.read()
+
+    assert [line.split(": wanted ")[0] for line in str(caught.value).splitlines()] == [
+        f"TUNESMITH_METRICS={metrics or http}",
+        "TUNESMITH_TLS_KEY=/k.pem",
+    ]
+    assert f"wanted another address or port than TUNESMITH_HTTP={http}\n" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("http", "metrics"),
+    [
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("127.0.0.1:1234", "127.0.0.1:1235"),
+        ("127.0.0.1:1234", "127.0.0.2:1234"),
+        ("127.0.0.1:1234", "[::]:1234"),
+    ],
+)
+def test_two_servers_at_two_addresses_are_let_be(http: str, metrics: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_HTTP", http)
+    monkeypatch.setenv("TUNESMITH_METRICS", metrics)
+
+    settings = config.read()
+
+    assert (str(settings.http), str(settings.metrics)) == (http, metrics)
+
+
+def test_misspelt_setting_is_told_beside_the_one_that_it_was_meant_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TUNESMITH_SIGNING_SECRET")
+    monkeypatch.setenv("TUNESMITH_SIGNIN_SECRET", "0123456789abcdef")
+
+    with pytest.raises(ConfigError) as caught:
+        config.read()
+
+    assert [line.split(" is ")[0] for line in str(caught.value).splitlines()] == [
+        "TUNESMITH_SIGNING_SECRET",
+        "TUNESMITH_SIGNIN_SECRET",
+    ]
+    assert "TUNESMITH_SIGNING_SECRET has" in str(caught.value)
 
 
 def test_all_wrong_settings_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
