@@ -6,11 +6,12 @@ import asyncio
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import cyclopts
 
 from gateway.cli.keys import key, trainer_token
+from gateway.cli.numbers import WHOLE
 from gateway.cli.tenants import tenant
 from gateway.cli.trainers import trainer
 from gateway.cli.up import Up, UpError
@@ -33,7 +34,7 @@ def up(
     http: str = "127.0.0.1:8080",
     grpc: str = "127.0.0.1:50051",
     metrics: str = "127.0.0.1:9090",
-    trainers: int = 1,
+    trainers: Annotated[int, WHOLE] = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     ready_file: Path | None = None,
 ) -> int:

@@ -5,13 +5,14 @@ command line. Tenants are made with their first key: see keys.py.
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from typing import Annotated, Literal
 
 import cyclopts
 
 from gateway.cli.columns import lines
 from gateway.cli.database import in_database
 from gateway.cli.faults import refuse
+from gateway.cli.numbers import WHOLE
 from store import tenants
 from store.database import Database
 from store.tables import Tenant
@@ -26,8 +27,8 @@ def set_limits(
     name: str,
     *,
     weight: float | None = None,
-    running_limit: int | None = None,
-    queue_limit: int | None = None,
+    running_limit: Annotated[int | None, WHOLE] = None,
+    queue_limit: Annotated[int | None, WHOLE] = None,
     rate: float | Literal["default"] | None = None,
 ) -> int:
     """Change a tenant's share and limits; what is not given stays. Gateways go by it from their next look at the queue,

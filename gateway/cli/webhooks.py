@@ -16,6 +16,7 @@ from gateway import outbound
 from gateway.cli.columns import NOTHING, lines
 from gateway.cli.database import in_database
 from gateway.cli.faults import refuse
+from gateway.cli.numbers import WHOLE
 from gateway.outbound import OutboundRefused
 from store import tenants
 from store.database import Database
@@ -167,7 +168,7 @@ def log(
     message_id: str | None = None,
     *,
     endpoint: str | None = None,
-    limit: Annotated[int, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=1, lte=10_000))] = 50,
+    limit: Annotated[int, WHOLE, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=1, lte=10_000))] = 50,
 ) -> int:
     """Print the newest messages, a line for each endpoint; or each try of one message.
 
