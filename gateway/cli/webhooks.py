@@ -218,7 +218,9 @@ def _fault_of_url(url: str) -> str | None:
     try:
         outbound.askable(url)
     except OutboundRefused as exc:  # whom no gateway would ever ask
-        return f"the URL is {url!r}: {exc.sentence}"
+        # The sentence says a scheme or a host, which are parts of a password where the URL is cut at the wrong places.
+        hidden = endpoints.fault_of_url(url) if "@" in url else None
+        return hidden or f"the URL is {endpoints.shown(url)}: {exc.sentence}"
     return endpoints.fault_of_url(url)
 
 

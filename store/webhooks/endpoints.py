@@ -254,10 +254,15 @@ def fault_of_url(url: str) -> str | None:
     except ValueError:
         sound = False
     if not sound or "@" in parts.netloc or "#" in url or not (url.isascii() and url.isprintable()) or " " in url:
-        return f"the URL is {url!r}; {wanted}"
+        return f"the URL is {shown(url)}; {wanted}"
     if len(url) > LONGEST_URL:
         return f"the URL has {len(url)} characters; at most {LONGEST_URL} were wanted"
     return None
+
+
+def shown(url: str) -> str:
+    """How a message repeats it: not at all where it may hold a user and a password, wherever a parser sees them."""
+    return "(not shown)" if "@" in url else repr(url)
 
 
 def fault_of_text(what: str, text: str, *, least: int) -> str | None:

@@ -193,6 +193,31 @@ def test_removed_endpoint_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "https://us3r:s3cret@receiver.example/",
+        "https://us3r@receiver.example/#here",
+        "us3r:s3cret@receiver.example",
+        "http:/us3r:s3cret@receiver.example/",
+        "http://us3r:s3c#ret@receiver.example/",
+        "http://us3r:s3c ret@receiver.example/",
+    ],
+)
+def test_user_and_password_of_a_url_are_not_repeated(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tunesmith("webhook", "add", "acme", url) == 1
+
+    told = "http://HOST/... or https://HOST/... was wanted, without user, password or fragment"
+    assert capsys.readouterr().err == f"tunesmith: the URL is (not shown); {told}\n"
+
+
+def test_url_with_an_at_in_its_path_is_told_what_is_wrong_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tunesmith("webhook", "add", "acme", "https://receiver.example:25/@team") == 1
+
+    said = "its port is 25; wanted 80, 443, or 1024 to 65535"
+    assert capsys.readouterr().err == f"tunesmith: the URL is (not shown): {said}\n"
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("add", "nobody", URL), "there is no tenant 'nobody'"),
@@ -204,8 +229,7 @@ def test_removed_endpoint_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
         *(
             (("add", "acme", url), f"the URL is {url!r}: {sentence}")
             for url, sentence in {
-                "mailto:a@b.example": "its scheme is 'mailto'; wanted http or https",
-                "https://u:p@receiver.example/": "it holds a user or a password; wanted a URL without",
+                "ftp://b.example": "its scheme is 'ftp'; wanted http or https",
                 "https://receiver.example:25/": "its port is 25; wanted 80, 443, or 1024 to 65535",
                 "http://127.1/": "its host '127.1' is neither name nor address",
                 "https://*.example/": "its host '*.example' has characters that neither a name nor an address has",
