@@ -112,7 +112,6 @@ class Server:
         self._objects = await self._open_objects()
 
         self._database = await self._open_database()
-        await self._database.migrate()
         self._database.tell_ended = self._metrics.ended
         await catalogue.publish(self._database, self._checkpoints)
         self._metrics.admit(checkpoint.engine for checkpoint in self._checkpoints)
@@ -245,9 +244,10 @@ class Server:
             database = await Database.open(
                 settings.database_url.get_secret_value(), pool_size=settings.database_pool_size
             )
+            self._opened.push_async_callback(database.close)
+            await database.migrate()
         except ValueError as exc:
             raise ConfigError(f"TUNESMITH_DATABASE_URL=(not shown): {exc}") from exc
-        self._opened.push_async_callback(database.close)
         return database
 
     def _make_signer(self) -> Signer:

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from store import failpoints, migrations
 from store.errors import DatabaseAway, NotFound
 from store.groups import GroupCommit
-from store.migrations import locks
+from store.migrations import locks, standing
 from store.postgres import BeatConnection, PostgresConnection, patient
 from store.sqlite import SqliteConnection
 from store.turns import Turns
@@ -106,9 +106,9 @@ class Database:
         """Opens "sqlite:////absolute/path.db" or "postgresql://user:password@host:port/name".
 
         `wakeups` False: this process neither tells others nor hears of them (command-line tools). `create` False: a
-        file that is not there is not made, for its path may be mistyped.
-        ValueError: another scheme, or the file is no database. NotFound: it is not there, and is not to be made.
-        DatabaseAway: it does not answer.
+        file that is not there is not made, for its path may be mistyped, nor is an empty one filled.
+        ValueError: another scheme, or the file is no database, another program's, or cannot be one. NotFound: it is not
+        there, and is not to be made. DatabaseAway: it does not answer.
         """
         where = parsed(url)
         is_sqlite = where.get_backend_name() == "sqlite"
@@ -131,18 +131,27 @@ class Database:
         """ "sqlite", where one gateway is all that may use it, or "postgresql"."""
         return self._writer.dialect.name
 
+    async def check(self) -> None:
+        """Changes nothing. NotFound: there are no tables yet. ValueError: they are of another release."""
+        async with self.read() as connection:
+            await connection.run_sync(standing.check)
+
     async def migrate(self) -> None:
-        """Brings the tables to the newest version; one process at a time does, the others wait."""
+        """Brings the tables to the newest version; one process at a time does, the others wait. ValueError: a newer
+        release has, and nothing is changed.
+        """
         async with self.write() as transaction:
             if self.dialect == "postgresql":
                 await transaction.execute(text("SET LOCAL statement_timeout = 0"))
                 async with patient(transaction.connection):
                     # Ends with the transaction. On SQLite BEGIN IMMEDIATE is lock enough.
                     await transaction.execute(text("SELECT pg_advisory_xact_lock(hashtext('tunesmith.migrate'))"))
+                    await transaction.connection.run_sync(standing.refuse_newer)
                     if await transaction.connection.run_sync(migrations.are_missing):
                         await locks.take(transaction.connection)
                     await transaction.connection.run_sync(migrations.upgrade)
             else:
+                await transaction.connection.run_sync(standing.refuse_newer)
                 await transaction.connection.run_sync(migrations.upgrade)
 
     @asynccontextmanager
@@ -271,12 +280,19 @@ def _try_sqlite(path: Path, create: bool) -> None:
     that is sometimes longer than the event loop's.
     """
     try:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; the path of a file was wanted")
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
         elif not path.exists():
             raise NotFound(f"there is no database {path}")
+    except OSError as error:
+        raise ValueError(f"the database's folder {path.parent} cannot be used: {error.strerror}") from error
+    try:
         with closing(sqlite3.connect(path, timeout=BUSY_LIMIT)) as connection:
-            connection.execute("PRAGMA schema_version").fetchone()  # reads the file's head
+            has_tables = standing.read_file(connection, path)
+        if not (has_tables or create):
+            raise NotFound(f"there is no database in {path}, which is empty")
     except (sqlite3.OperationalError, OSError) as error:
         raise DatabaseAway(f"the database is away: {error}") from error
     except sqlite3.DatabaseError as error:

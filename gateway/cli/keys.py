@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -59,14 +60,16 @@ def create_key(
     operator
         The tenant may publish assets to all tenants. Said when the tenant is made.
     create_database
-        Make the SQLite file that TUNESMITH_DATABASE_URL names where there is none, as a gateway's first start does.
+        Make the tables, and the SQLite file that TUNESMITH_DATABASE_URL names, where there are none, as a gateway's
+        first start does. What an older release has made is left to a gateway to upgrade.
     """
 
+    def faults(known: Collection[str] = ()) -> list[str | None]:
+        named = None if tenant in known else names.fault_of_tenant(tenant)
+        return [named, names.fault_of_key(name), _fault_of_days(days)]
+
     async def create(database: Database) -> None:
-        faults = [names.fault_of_key(name), _fault_of_days(days)]
-        if tenant not in {each.name for each in await tenants.list_tenants(database)}:
-            faults.insert(0, names.fault_of_tenant(tenant))
-        refuse(faults)
+        refuse(faults({each.name for each in await tenants.list_tenants(database)}))
         owner = await keys.find_or_create_tenant(database, tenant, is_operator=operator)
         if operator and not owner.is_operator:
             raise ValueError(f"tenant {tenant!r} is there already, and no operator")
@@ -75,7 +78,7 @@ def create_key(
         print(f"{made.id} of tenant {tenant} ({owner.id})", file=sys.stderr)
         print(secret)
 
-    return in_database(create, create=create_database)
+    return in_database(create, create=faults if create_database else None)
 
 
 @key.command(name="list")
@@ -125,15 +128,20 @@ def create_trainer_token(trainer_id: str, *, create_database: Create = False) ->
     trainer_id
         The trainer's stable name: its TUNESMITH_TRAINER_ID.
     create_database
-        Make the SQLite file that TUNESMITH_DATABASE_URL names where there is none, as a gateway's first start does.
+        Make the tables, and the SQLite file that TUNESMITH_DATABASE_URL names, where there are none, as a gateway's
+        first start does. What an older release has made is left to a gateway to upgrade.
     """
 
+    def faults() -> list[str | None]:
+        if re.fullmatch(TRAINER_ID, trainer_id) is not None:
+            return []
+        return [f"{trainer_id!r} is no trainer id; 1 to 64 letters, digits, _ and - were wanted"]
+
     async def create(database: Database) -> None:
-        if re.fullmatch(TRAINER_ID, trainer_id) is None:
-            raise ValueError(f"{trainer_id!r} is no trainer id; 1 to 64 letters, digits, _ and - were wanted")
+        refuse(faults())
         print(await keys.create_trainer_token(database, trainer_id))
 
-    return in_database(create, create=create_database)
+    return in_database(create, create=faults if create_database else None)
 
 
 @trainer_token.command(name="list")

@@ -36,6 +36,7 @@ from gateway.cli.children import Child, ChildFailed
 from gateway.config import Address
 from store import keys
 from store.database import Database
+from store.errors import StoreError
 
 MOST_TRAINERS = 64
 TENANT = "local"  # the tenant whose key `up` prints
@@ -118,13 +119,22 @@ class Up:
     async def _startup(self) -> None:
         """Makes what the processes need: the schema, a tenant with a key, a token for each trainer."""
         self._secrets = self._read_secrets()
-        database = await Database.open(self._database_url, wakeups=False)
         try:
-            await database.migrate()
+            database = await Database.open(self._database_url, wakeups=False)
+        except (ValueError, StoreError) as error:
+            raise UpError(str(error)) from error
+        try:
+            await self._migrate(database)
             await self._make_keys(database)
         finally:
             await database.close()
         self._write_secrets()
+
+    async def _migrate(self, database: Database) -> None:
+        try:
+            await database.migrate()
+        except (ValueError, StoreError) as error:
+            raise UpError(str(error)) from error
 
     async def _make_keys(self, database: Database) -> None:
         """Keeps what the database knows, and makes the rest: either may have been lost without the other."""

@@ -213,7 +213,8 @@ def test_what_is_no_database_is_named_in_one_line(
     assert tunesmith("key", "list") == 1
 
     assert (
-        capsys.readouterr().err == f"tunesmith: {path} cannot be read as a database of SQLite: file is not a database\n"
+        capsys.readouterr().err == f"tunesmith: TUNESMITH_DATABASE_URL=(not shown): {path} cannot be read as a database"
+        " of SQLite: file is not a database\n"
     )
 
 

@@ -147,16 +147,21 @@ async def test_a_server_that_is_not_there_is_away() -> None:
 
 
 async def test_a_file_that_cannot_be_opened_is_away(tmp_path: Path) -> None:
-    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "gone.db").symlink_to("/proc/gone/a.db")
 
-    with pytest.raises(errors.DatabaseAway):
-        await Database.open(f"sqlite:///{tmp_path / 'folder.db'}")
+    with pytest.raises(errors.DatabaseAway, match="unable to open"):
+        await Database.open(f"sqlite:///{tmp_path / 'gone.db'}")
 
 
-async def test_a_folder_that_cannot_be_made_is_away(tmp_path: Path) -> None:
+async def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{tmp_path} is a folder; the path of a file was wanted"):
+        await Database.open(f"sqlite:///{tmp_path}")
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(errors.DatabaseAway, match="File exists"):
+    with pytest.raises(ValueError, match=f"^the database's folder {tmp_path}/file cannot be used: File exists"):
         await Database.open(f"sqlite:///{tmp_path}/file/a.db")
 
 

@@ -15,6 +15,7 @@ from sqlmodel import SQLModel
 
 from store import migrations
 from store.database import Database
+from store.errors import NotFound
 from store.migrations import locks
 from store.webhooks import endpoints, messages
 from tests.store.world import World
@@ -69,6 +70,26 @@ async def test_gateways_that_start_at_once_migrate_an_empty_database_once(postgr
 
         for gateway in gateways:
             await gateway.close()
+
+
+async def test_database_of_another_release_is_told_from_one_of_this(database: Database) -> None:
+    await database.check()
+
+    for revision, told in (("0001", "is at revision 0001, and this release wants"), ("9999", "does not know")):
+        async with database.write() as transaction:
+            await transaction.execute(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+        with pytest.raises(ValueError, match=told):
+            await database.check()
+    with pytest.raises(ValueError, match="is at revision 9999, which this release does not know"):
+        await database.migrate()
+
+
+async def test_database_without_tables_is_told(postgres_server: Any) -> None:
+    opened = await Database.open(postgres_server.url_of(postgres_server.create_database()), wakeups=False)
+
+    with pytest.raises(NotFound, match="has no tables of Tunesmith yet"):
+        await opened.check()
+    await opened.close()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
