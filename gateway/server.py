@@ -106,6 +106,9 @@ class Server:
             self._http_tls = certificates("HTTP_TLS", settings.http_tls_certificate, settings.http_tls_key)
         with faults:
             self._http_socket = self._bind(settings.http)
+        for name, address in (("grpc", settings.grpc), ("metrics", settings.metrics)):
+            with faults:
+                check_free(name, address)
         faults.tell()
         self._http_address = Address(settings.http.host, self._http_socket.getsockname()[1])
         self._signer = self._make_signer()
@@ -354,6 +357,20 @@ class Server:
         if self._settings.ready_file is not None:
             write_atomically(self._settings.ready_file, json.dumps(addresses))
         log.info(f"The gateway serves at {addresses['http']}", action="gateway_ready", **addresses)
+
+
+def check_free(name: str, address: Address) -> None:
+    """Tells beside other faults, and before the database is touched, that nobody can listen there. Who will, binds it
+    later: gRPC by itself, and by then it would be told alone.
+
+    Raises:
+        ConfigError: It is taken, or is not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((address.host, address.port), family=family).close()
+    except OSError as exc:
+        raise ConfigError(f"TUNESMITH_{name.upper()}={address}: {exc.strerror}") from exc
 
 
 def reachable(address: Address) -> str:

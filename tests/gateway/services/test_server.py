@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -21,7 +22,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from pydantic import SecretStr
 
+from gateway.config import Address, ConfigError, Settings
+from gateway.server import Server
 from store import keys
 from store.database import Database
 from tunesmith.v1 import tune_pb2, tune_service_pb2, tune_service_pb2_grpc
@@ -235,6 +239,32 @@ async def test_taken_port_ends_the_start_with_a_sentence(key: str, tmp_path: Pat
     assert process.returncode == 2
     assert f"TUNESMITH_{key}={address}: " in text.decode()
     assert "Traceback" not in text.decode()
+
+
+async def test_all_taken_addresses_are_told_at_once_and_the_database_is_not_touched(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as taken:
+        sockets = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        http, grpc_, metrics = (Address("127.0.0.1", each.getsockname()[1]) for each in sockets)
+        server = Server(
+            Settings(
+                database_url=SecretStr(f"sqlite:///{tmp_path}/tunes.db"),
+                objects_url=SecretStr((tmp_path / "objects").as_uri()),
+                signing_secret=SecretStr("a secret of tests"),
+                http=http,
+                grpc=grpc_,
+                metrics=metrics,
+            )
+        )
+        with pytest.raises(ConfigError) as caught:
+            await server.startup()
+        await server.shutdown()
+
+    assert [line.partition(": ")[0] for line in str(caught.value).splitlines()] == [
+        f"TUNESMITH_HTTP={http}",
+        f"TUNESMITH_GRPC={grpc_}",
+        f"TUNESMITH_METRICS={metrics}",
+    ]
+    assert not await asyncio.to_thread((tmp_path / "tunes.db").exists)
 
 
 @pytest.mark.parametrize(
