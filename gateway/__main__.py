@@ -1,6 +1,6 @@
 """Entry point of `tunesmith-gateway`: reads the settings, sets up the log, runs the server until SIGTERM or SIGINT.
 
-Exit codes: 0 ended as asked, 2 a setting is wrong or the database does not answer.
+Exit codes: 0 ended as asked, 1 the database does not answer, which a restart may mend, 2 a setting is wrong.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         uvloop.run(run(settings))
     except (ConfigError, DatabaseAway) as exc:
         print(f"tunesmith-gateway: {exc}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(exc, ConfigError) else 1)
 
 
 def read_arguments() -> None:

@@ -267,11 +267,21 @@ async def test_all_taken_addresses_are_told_at_once_and_the_database_is_not_touc
     assert not await asyncio.to_thread((tmp_path / "tunes.db").exists)
 
 
+async def test_database_that_is_away_ends_the_start_with_a_code_of_its_own(tmp_path: Path) -> None:
+    process = await spawned(tmp_path, DATABASE_URL="postgresql://u:hush@127.0.0.1:9/x")
+
+    _, text = await process.communicate()
+
+    said = text.decode()
+    assert process.returncode == 1
+    assert "tunesmith-gateway: the database is away: " in said
+    assert not any(word in said for word in ("Traceback", "hush")), said
+
+
 @pytest.mark.parametrize(
     ("key", "value", "wanted"),
     [
         ("DATABASE_URL", "mysql://u:hush@h/x", "TUNESMITH_DATABASE_URL=(not shown): "),
-        ("DATABASE_URL", "postgresql://u:hush@127.0.0.1:9/x", "the database is away"),
         ("OBJECTS_URL", "file:///proc/objects", "TUNESMITH_OBJECTS_URL=(not shown): "),
         ("OBJECTS_URL", "s3://user:hush@bucket", "TUNESMITH_OBJECTS_URL=(not shown): wanted s3://BUCKET[/PREFIX]"),
         ("TLS_CERTIFICATE", "/gone.pem", "TUNESMITH_TLS_CERTIFICATE=/gone.pem: wanted TUNESMITH_TLS_KEY with it"),
