@@ -13,6 +13,7 @@ Trainers come over gRPC and take nothing of this.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, ClassVar
 
 import grpc
@@ -26,6 +27,11 @@ from gateway.http.exchange import KEY, headers_of
 from gateway.status import Refusal
 
 log = structlog.get_logger()
+
+#: uvicorn warns of each stranger who speaks no HTTP, beside our line, and advises the operator to install a library for
+#: one who asks for a WebSocket. Only its errors are told.
+UVICORN = logging.getLogger("uvicorn.error.connection")
+UVICORN.setLevel(logging.ERROR)
 
 STATUS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Unavailable"}
 
@@ -58,6 +64,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, admission: Admission, seat: Seat | None = None, **keywords: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **keywords)
+        self.logger = UVICORN
         self._admission = admission
         self._seat = seat  # over TLS it was given one before the handshake
 
@@ -171,9 +178,6 @@ class Connection(HttpToolsProtocol):
         """What came is no HTTP."""
         sentence = "This is no request of HTTP/1.1."
         self._refuse(Refusal(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_HTTP", sentence, http_status=400))
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Says nothing. uvicorn tells the operator to install a library, for each stranger who asks for a WebSocket."""
 
     def _head_late(self) -> None:
         self._head_timer = None

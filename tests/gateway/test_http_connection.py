@@ -216,13 +216,16 @@ async def test_what_is_no_http_is_400(server: Server, sent: bytes) -> None:
     assert_refused(await server.answer(sent), 400, "MALFORMED_HTTP")
 
 
-async def test_a_refused_connection_is_logged_by_the_id_that_its_answer_bears(server: Server) -> None:
+async def test_a_refused_connection_is_logged_once_by_the_id_that_its_answer_bears(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     with structlog.testing.capture_logs() as logs:
         answer = await server.answer(b"\x16\x03\x01\r\n\r\n")
 
     [line] = [each for each in logs if each["action"] == "http.refused"]
     assert line["request_id"] == json.loads(answer.partition(b"\r\n\r\n")[2])["request_id"]
     assert (line["reason"], line["status"]) == ("MALFORMED_HTTP", 400)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_websocket_that_nobody_offers_is_an_ordinary_request_and_no_warning(
