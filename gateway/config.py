@@ -256,6 +256,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"{each!r}: wanted addresses or networks, such as 10.0.0.7,10.1.0.0/16") from exc
         return text
 
+    @field_validator("ready_file")
+    @classmethod
+    def _writable(cls, path: Path | None) -> Path | None:
+        if path is not None and (fault := fault_of_ready_file(path)) is not None:
+            raise ValueError(fault)
+        return path
+
     @field_validator("signing_secret")
     @classmethod
     def _long_secret(cls, secret: SecretStr) -> SecretStr:
@@ -322,6 +329,14 @@ def _is_loopback(host: str | None) -> bool:
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def fault_of_ready_file(path: Path) -> str | None:
+    """Why it could not be written once all is ready, when it would be too late to say so; None: it can."""
+    folder = path.absolute().parent
+    if not (os.access(folder, os.W_OK | os.X_OK) and folder.is_dir()):
+        return f"wanted a file in a folder that is there and may be written to, which {folder} is not"
+    return "wanted a file, and it is a folder" if path.is_dir() else None
 
 
 def read() -> Settings:

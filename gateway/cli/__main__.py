@@ -12,6 +12,7 @@ import cyclopts
 
 from gateway.cli.keys import key, trainer_token
 from gateway.cli.numbers import WHOLE
+from gateway.cli.paths import GIVEN
 from gateway.cli.tenants import tenant
 from gateway.cli.trainers import trainer
 from gateway.cli.up import Up, UpError
@@ -30,13 +31,13 @@ app.command(webhook)
 @app.command
 def up(
     *,
-    data: Path = Path("tunesmith-data"),
+    data: Annotated[Path, GIVEN] = Path("tunesmith-data"),
     http: str = "127.0.0.1:8080",
     grpc: str = "127.0.0.1:50051",
     metrics: str = "127.0.0.1:9090",
     trainers: Annotated[int, WHOLE] = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    ready_file: Path | None = None,
+    ready_file: Annotated[Path | None, GIVEN] = None,
 ) -> int:
     """Run the whole service on this machine: one gateway on SQLite, and trainers.
 

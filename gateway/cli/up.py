@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli.children import Child, ChildFailed
-from gateway.config import Address
+from gateway.config import Address, fault_of_ready_file
 from store import keys
 from store.database import Database
 from store.errors import StoreError
@@ -74,7 +74,7 @@ class Up:
         ready_file: Where to say that all are ready; None: only on the terminal.
 
     Raises:
-        UpError: Addresses are none, or so many trainers are not run; a line for each.
+        UpError: Addresses are none, so many trainers are not run, or no ready file can be written; a line for each.
     """
 
     def __init__(
@@ -85,12 +85,21 @@ class Up:
         faults = [_fault_of_address(f"--{name}", value) for name, value in self._addresses.items()]
         if not 0 <= trainers <= MOST_TRAINERS:
             faults.append(f"--trainers {trainers}: 0 to {MOST_TRAINERS} was wanted")
+        if ready_file is not None:
+            faults.append(self._fault_of_ready_file(ready_file))
         if lines := [fault for fault in faults if fault is not None]:
             raise UpError("\n".join(lines))
         self._trainer_ids = [f"trainer-{number + 1}" for number in range(trainers)]
         self._device = device
         self._ready_file = ready_file
         self._announced = False
+
+    def _fault_of_ready_file(self, path: Path) -> str | None:
+        folder = path.absolute().parent
+        if self._data.is_relative_to(folder) and not folder.exists():
+            return None  # it is made with the data's
+        fault = fault_of_ready_file(path)
+        return None if fault is None else f"--ready-file {path}: {fault}"
 
     async def run(self) -> int:
         """Runs until SIGINT or SIGTERM; returns the exit code when every process has ended."""

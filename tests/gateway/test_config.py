@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -336,3 +337,20 @@ def test_misspelt_failpoint_ends_the_start_and_names_the_variable(monkeypatch: p
 
     with pytest.raises(ConfigError, match=r"TUNESMITH_FAILPOINTS: claim\.after is no failpoint"):
         arm_failpoints()
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("gone/ready.json", "wanted a file in a folder that"), ("", "it is a")])
+def test_ready_file_that_could_never_be_written_is_told_with_the_other_settings(
+    tmp_path: Path, name: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / name)
+    monkeypatch.setenv("TUNESMITH_READY_FILE", path)
+    monkeypatch.setenv("TUNESMITH_JUDGES", "0")
+
+    with pytest.raises(ConfigError) as caught:
+        config.read()
+
+    told = {line.partition("=")[0]: line for line in str(caught.value).splitlines()}
+    assert set(told) == {"TUNESMITH_READY_FILE", "TUNESMITH_JUDGES"}
+    assert told["TUNESMITH_READY_FILE"].startswith(f"TUNESMITH_READY_FILE={path!r}: ")
+    assert wanted in told["TUNESMITH_READY_FILE"]

@@ -29,6 +29,43 @@ def test_every_wrong_option_is_told_at_once(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("option", ["--data", "--ready-file"])
+def test_empty_path_is_not_taken_for_the_current_folder(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit):
+        app(("up", option, "", "--trainers", "65"), result_action="return_int_as_exit_code_else_zero")
+
+    assert f"Invalid value for {option}: '': a path was wanted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ready_file_that_could_never_be_written_is_told_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+
+    code = app(
+        ("up", "--data", str(tmp_path / "data"), "--ready-file", str(gone / "ready.json"), "--trainers", "65"),
+        result_action="return_int_as_exit_code_else_zero",
+    )
+
+    wanted = "wanted a file in a folder that is there and may be written to"
+    assert code == 1
+    ready_file = f"tunesmith up: --ready-file {gone}/ready.json: {wanted}, which {gone} is not"
+    assert capsys.readouterr().err.splitlines()[1:] == [ready_file]
+    assert not (tmp_path / "data").exists()
+
+
+def test_ready_file_may_lie_in_the_folder_that_is_made(tmp_path: Path) -> None:
+    free, data = "127.0.0.1:0", tmp_path / "new" / "data"
+
+    for folder in (data, data.parent):
+        up.Up(data=data, http=free, grpc=free, metrics=free, trainers=0, device="cpu", ready_file=folder / "ready.json")
+
+
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     app(("--version",), result_action="return_int_as_exit_code_else_zero")
 

@@ -83,6 +83,13 @@ class Settings(BaseSettings):
             raise ValueError("wanted HOST:PORT, such as 127.0.0.1:9102")
         return value
 
+    @field_validator("ready_file")
+    @classmethod
+    def _writable(cls, path: Path | None) -> Path | None:
+        if path is not None and (fault := _fault_of_ready_file(path)) is not None:
+            raise ValueError(fault)
+        return path
+
     @model_validator(mode="after")
     def _go_together(self) -> Settings:
         if faults := list(_missing([name for name in _TOGETHER if getattr(self, name)])):
@@ -106,6 +113,14 @@ def _missing(given: Collection[str]) -> Iterator[str]:
             yield f"{PREFIX}{name.upper()} is set: wanted {PREFIX}{other.upper()} with it"
     if "trainer_token" not in given and "tls_certificate" not in given:
         yield f"{PREFIX}TRAINER_TOKEN is empty: wanted a join token, or a client certificate"
+
+
+def _fault_of_ready_file(path: Path) -> str | None:
+    """Why it could not be written once all is ready, when it would be too late to say so; None: it can."""
+    folder = path.absolute().parent
+    if not (os.access(folder, os.W_OK | os.X_OK) and folder.is_dir()):
+        return f"wanted a file in a folder that is there and may be written to, which {folder} is not"
+    return "wanted a file, and it is a folder" if path.is_dir() else None
 
 
 def read() -> Settings:

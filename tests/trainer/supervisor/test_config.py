@@ -168,3 +168,13 @@ def test_the_supervisor_imports_no_torch() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_ready_file_that_could_never_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gone, wanted = tmp_path / "gone", "wanted a file in a folder that is there and may be written to"
+    monkeypatch.setenv("TUNESMITH_READY_FILE", str(gone / "ready.json"))
+    of_gone = lines()
+    monkeypatch.setenv("TUNESMITH_READY_FILE", str(tmp_path))
+
+    assert of_gone == [f"TUNESMITH_READY_FILE='{gone}/ready.json': {wanted}, which {gone} is not"]
+    assert lines() == [f"TUNESMITH_READY_FILE='{tmp_path}': wanted a file, and it is a folder"]
