@@ -254,22 +254,23 @@ async def list_trainer_tokens(db: Database) -> list[TrainerToken]:
         return [record(TrainerToken, row) for row in await connection.execute(query)]
 
 
-async def revoke_trainer_tokens(db: Database, given: str) -> tuple[str, int]:
+async def revoke_trainer_tokens(db: Database, given: str) -> tuple[str, int, datetime]:
     """From now on none of the trainer's tokens is accepted; where `given` is a token itself, not that one. Returns the
-    trainer, and how many that ended: none where all were revoked before.
+    trainer, how many that ended, none where all were revoked before, and since when the last of them is.
 
     NotFound: the trainer never had a token, or nobody knows this one, which no message repeats.
     """
     given = _pasted(given)
     which = or_(trainer_tokens.c.trainer_id == given, trainer_tokens.c.hash == _hash(given))
     revoked = update(trainer_tokens).where(which, trainer_tokens.c.revoked_at.is_(None)).values(revoked_at=now())
+    last = select(trainer_tokens.c.trainer_id, trainer_tokens.c.revoked_at).order_by(trainer_tokens.c.revoked_at.desc())
     async with db.write() as transaction:
         ended = (await transaction.execute(revoked)).rowcount
-        row = (await transaction.execute(select(trainer_tokens.c.trainer_id).where(which).limit(1))).first()
+        row = (await transaction.execute(last.where(which))).first()
     if row is None:
         is_id = re.fullmatch(r"(?!tt_|ts_)[A-Za-z0-9_-]{1,64}", given) is not None
         raise NotFound(f"there is no token of a trainer {given!r}" if is_id else "there is no such token")
-    return str(row.trainer_id), ended
+    return str(row.trainer_id), ended, row.revoked_at
 
 
 def _pasted(given: str) -> str:

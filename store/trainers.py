@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import Float, bindparam, select, text, update
+from sqlalchemy import Float, bindparam, func, select, text, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from store.database import Database
 from store.dialect import among, later, now
@@ -137,36 +139,36 @@ async def offers_engine(db: Database, engine: str, memory_class: int = 0, within
 # What the operator wants
 
 
-async def drain(db: Database, trainer_id: str, reason: str) -> Trainer:
+async def drain(db: Database, trainer_id: str, reason: str, *, keeps: bool = False) -> Trainer:
     """From now on the trainer is to be given no tune; what it has it finishes. Holds until resume(), also over its
-    restarts. Wakes topic "trainer", as resume() does.
+    restarts. Wakes topic "trainer", as resume() does. `keeps`: one that is drained already keeps the reason it has.
 
     ValueError: no such reason. NotFound: no such trainer.
     """
-    if not (0 < len(reason) <= LONGEST_REASON and reason.isprintable()):
-        raise ValueError(f"the reason is {reason!r}; 1 to {LONGEST_REASON} printable characters were wanted")
-    return await _want(db, trainer_id, reason)
+    if not (reason.strip() and len(reason) <= LONGEST_REASON and reason.isprintable()):
+        wanted = f"1 to {LONGEST_REASON} printable characters, not blanks alone, were wanted"
+        raise ValueError(f"the reason is {reason!r}; {wanted}")
+    return await _want(db, trainer_id, reason, _WANT_STILL if keeps else _WANT)
 
 
 async def resume(db: Database, trainer_id: str) -> Trainer:
     """The trainer is to work again. NotFound: no such trainer."""
-    return await _want(db, trainer_id, None)
+    return await _want(db, trainer_id, None, _WANT)
 
 
-async def _want(db: Database, trainer_id: str, drain_reason: str | None) -> Trainer:
+async def _want(db: Database, trainer_id: str, drain_reason: str | None, how: ReturningUpdate[Any]) -> Trainer:
     async with db.write() as transaction:
-        row = (await transaction.execute(_WANT, {"trainer": trainer_id, "reason": drain_reason})).first()
+        row = (await transaction.execute(how, {"trainer": trainer_id, "reason": drain_reason})).first()
         if row is None:
             raise NotFound(f"there is no trainer {trainer_id!r}: none of that id has ever connected")
         transaction.wake("trainer", trainer_id)
     return record(Trainer, row)
 
 
-_WANT = (
-    update(trainers)
-    .where(trainers.c.trainer_id == bindparam("trainer"))
-    .values(drain_reason=bindparam("reason"))
-    .returning(*trainers.c)
+_MINE = update(trainers).where(trainers.c.trainer_id == bindparam("trainer"))
+_WANT = _MINE.values(drain_reason=bindparam("reason")).returning(*trainers.c)
+_WANT_STILL = _MINE.values(drain_reason=func.coalesce(trainers.c.drain_reason, bindparam("reason"))).returning(
+    *trainers.c
 )
 
 

@@ -167,8 +167,9 @@ def revoke_trainer_tokens(trainer_id: str) -> int:
     """
 
     async def revoke(database: Database) -> None:
-        whose, ended = await keys.revoke_trainer_tokens(database, trainer_id)
-        said = f"{ended} of {whose}'s tokens ended" if ended else f"{whose} has no such token that still held"
+        whose, ended, since = await keys.revoke_trainer_tokens(database, trainer_id)
+        which = f"{whose}'s tokens are" if trainer_id.strip() == whose else f"this token of {whose} is"
+        said = f"{ended} of {whose}'s tokens ended" if ended else f"{which} revoked already, since {_time(since)}"
         print(said, file=sys.stderr)
 
     return in_database(revoke)

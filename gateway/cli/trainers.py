@@ -17,6 +17,7 @@ from store.trainers import Standing
 trainer = cyclopts.App(name="trainer", help="Trainers and their drain, in the database of TUNESMITH_DATABASE_URL.")
 
 COLUMNS = ("TRAINER", "GATEWAY", "SLOTS", "HOLDS", "DEVICE", "SEEN", "DRAINED")
+UNSAID = "the operator wants it empty"  # the reason of a drain without one
 
 
 @trainer.command(name="list")
@@ -32,7 +33,7 @@ def list_trainers() -> int:
 
 
 @trainer.command
-def drain(trainer_id: str, *, reason: str = "the operator wants it empty") -> int:
+def drain(trainer_id: str, *, reason: str | None = None) -> int:
     """Give a trainer no more tunes. What it has it finishes, it stays connected, and remains drained over its restarts,
     until `trainer resume`. Gateways notice within 2 seconds.
 
@@ -41,11 +42,12 @@ def drain(trainer_id: str, *, reason: str = "the operator wants it empty") -> in
     trainer_id
         As `trainer list` prints it.
     reason
-        Why, for people: 1 to 200 printable characters.
+        Why, for people: 1 to 200 printable characters. Not given, the one before stays, or it says that you want it so.
     """
 
     async def change(database: Database) -> None:
-        await trainers.drain(database, trainer_id, reason)
+        why = UNSAID if reason is None else reason
+        await trainers.drain(database, trainer_id, why, keeps=reason is None)
         await _say_what_it_holds(database, trainer_id)
 
     return in_database(change, wakes=True)

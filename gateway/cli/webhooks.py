@@ -31,6 +31,7 @@ EventType = Literal["tune.running", "tune.succeeded", "tune.failed", "tune.cance
 COLUMNS = ("ENDPOINT", "TENANT", "STATE", "WAITING", "TOLD OF", "URL", "DESCRIPTION")
 LOG_COLUMNS = ("WRITTEN", "MESSAGE", "ENDPOINT", "TYPE", "TUNE", "STATE", "TRIES", "LAST ANSWER")
 TRY_COLUMNS = ("ENDED", "ENDPOINT", "ANSWER", "SECONDS")
+UNSAID = "the operator wants it quiet"  # the reason why an endpoint is disabled, where none is given
 
 
 @webhook.command
@@ -106,7 +107,12 @@ def remove(endpoint_id: str) -> int:
     endpoint_id
         As `webhook list` prints it.
     """
-    return in_database(lambda database: endpoints.remove(database, endpoint_id))
+
+    async def forget(database: Database) -> None:
+        await endpoints.remove(database, endpoint_id)
+        print(f"{endpoint_id} is removed, with its log", file=sys.stderr)
+
+    return in_database(forget)
 
 
 @webhook.command
@@ -123,7 +129,8 @@ def rotate(endpoint_id: str, *, hours: float = 24.0) -> int:
 
     async def change(database: Database) -> None:
         secret = await endpoints.rotate(database, endpoint_id, hours * 3600)
-        print(f"{endpoint_id} signs with the new secret, and for {hours:g} hours with the old one too", file=sys.stderr)
+        old = f"and for {hours:g} hours with the old one too" if hours else "and no longer with the old one"
+        print(f"{endpoint_id} signs with the new secret, {old}", file=sys.stderr)
         print(secret)
 
     return in_database(change)
@@ -141,12 +148,13 @@ def enable(endpoint_id: str) -> int:
 
     async def change(database: Database) -> None:
         await endpoints.enable(database, endpoint_id)
+        print(f"{endpoint_id} is enabled", file=sys.stderr)
 
     return in_database(change, wakes=True)
 
 
 @webhook.command
-def disable(endpoint_id: str, *, reason: str = "the operator wants it quiet") -> int:
+def disable(endpoint_id: str, *, reason: str | None = None) -> int:
     """Tell an endpoint nothing more until it is enabled.
 
     Parameters
@@ -154,11 +162,13 @@ def disable(endpoint_id: str, *, reason: str = "the operator wants it quiet") ->
     endpoint_id
         As `webhook list` prints it.
     reason
-        Why, for people: 1 to 200 printable characters.
+        Why, for people: 1 to 200 printable characters. Not given, the one before stays, or it says that you want it so.
     """
 
     async def change(database: Database) -> None:
-        await endpoints.disable(database, endpoint_id, reason)
+        why = UNSAID if reason is None else reason
+        endpoint = await endpoints.disable(database, endpoint_id, why, keeps=reason is None)
+        print(f"{endpoint_id} is disabled: {endpoint.disabled_reason}", file=sys.stderr)
 
     return in_database(change)
 

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from sqlalchemy import Float, Integer, bindparam, delete, func, insert, or_, select, update
@@ -212,12 +212,17 @@ async def enable(db: Database, endpoint_id: str) -> WebhookEndpoint:
     return endpoint
 
 
-async def disable(db: Database, endpoint_id: str, reason: str) -> WebhookEndpoint:
-    """The endpoint is told nothing more. ValueError: no such reason. NotFound: no such endpoint."""
+async def disable(db: Database, endpoint_id: str, reason: str, *, keeps: bool = False) -> WebhookEndpoint:
+    """The endpoint is told nothing more. `keeps`: one that is disabled already keeps the reason it has, and since when.
+    ValueError: no such reason. NotFound: no such endpoint.
+    """
     if (fault := fault_of_text("reason", reason, least=1)) is not None:
         raise ValueError(fault)
+    values: dict[str, Any] = {"disabled_at": now(), "disabled_reason": reason}
+    if keeps:
+        values = {name: func.coalesce(webhook_endpoints.c[name], value) for name, value in values.items()}
     async with db.write() as transaction:
-        return await _change(transaction, endpoint_id, disabled_at=now(), disabled_reason=reason)
+        return await _change(transaction, endpoint_id, **values)
 
 
 async def _change(transaction: Transaction, endpoint_id: str, **values: Any) -> WebhookEndpoint:  # noqa: ANN401  # columns
@@ -265,11 +270,12 @@ def shown(url: str) -> str:
     return "(not shown)" if "@" in url else repr(url)
 
 
-def fault_of_text(what: str, text: str, *, least: int) -> str | None:
-    """What is wrong with a text for people; None where nothing is."""
-    if least <= len(text) <= LONGEST_TEXT and text.isprintable():
+def fault_of_text(what: str, text: str, *, least: Literal[0, 1]) -> str | None:
+    """What is wrong with a text for people; None where nothing is. `least` 0: it may be empty."""
+    if len(text) <= LONGEST_TEXT and text.isprintable() and (least == 0 or text.strip()):
         return None
-    return f"the {what} is {text!r}; {least} to {LONGEST_TEXT} printable characters were wanted"
+    wanted = "printable characters, not blanks alone," if least else "printable characters"
+    return f"the {what} is {text!r}; {least} to {LONGEST_TEXT} {wanted} were wanted"
 
 
 def _fault_of_types(event_types: Sequence[str]) -> str | None:

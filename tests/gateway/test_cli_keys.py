@@ -170,6 +170,19 @@ def test_trainer_token_names_its_trainer_until_it_is_revoked(
     assert trainer(database_url, token) is None
 
 
+def test_token_that_is_revoked_already_says_since_when(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tunesmith("trainer-token", "create", "gpu-1")
+    token = capsys.readouterr().out.strip()
+
+    codes = [tunesmith("trainer-token", "revoke", given) for given in (token, token, "gpu-1")]
+
+    first, by_token, by_trainer = capsys.readouterr().err.splitlines()
+    assert codes == [0, 0, 0]
+    assert first == "1 of gpu-1's tokens ended"
+    assert by_token.startswith("this token of gpu-1 is revoked already, since 2")
+    assert by_trainer.startswith("gpu-1's tokens are revoked already, since 2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

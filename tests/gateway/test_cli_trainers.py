@@ -75,6 +75,14 @@ def test_a_drain_without_a_reason_has_one(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.splitlines()[1].endswith("the operator wants it empty")
 
 
+def test_a_second_drain_without_a_reason_keeps_the_first_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    tunesmith("trainer", "drain", "trainer-1", "--reason", "a new disk")
+    tunesmith("trainer", "drain", "trainer-1")
+    capsys.readouterr()
+
+    assert listed(capsys)[-1] == "a new disk"
+
+
 async def test_gateways_on_postgresql_hear_of_a_drain_at_once(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +103,13 @@ async def test_gateways_on_postgresql_hear_of_a_drain_at_once(
     [
         (("drain", "trainer-9"), "there is no trainer 'trainer-9': none of that id has ever connected"),
         (("resume", "trainer-9"), "there is no trainer 'trainer-9': none of that id has ever connected"),
-        (("drain", "trainer-1", "--reason", ""), "the reason is ''; 1 to 200 printable characters were wanted"),
+        *(
+            (
+                ("drain", "trainer-1", "--reason", reason),
+                f"the reason is {reason!r}; 1 to 200 printable characters, not blanks alone, were wanted",
+            )
+            for reason in ("", " ")
+        ),
     ],
 )
 def test_mistake_is_one_line_and_an_exit_code(

@@ -126,7 +126,7 @@ def test_resent_message_waits_for_a_disabled_endpoint_and_says_so(
     tunesmith("webhook", "disable", second)
 
     assert tunesmith("webhook", "resend", message) == 0
-    one, other = capsys.readouterr().err.splitlines()
+    _, one, other = capsys.readouterr().err.splitlines()
     assert tunesmith("webhook", "resend", message, "--endpoint", second) == 0
     alone = capsys.readouterr().err.splitlines()
 
@@ -169,8 +169,27 @@ def test_disabled_endpoint_says_why_until_it_is_enabled(capsys: pytest.CaptureFi
     disabled = rows(capsys, "list")[0][2]
     assert tunesmith("webhook", "enable", endpoint) == 0
 
+    assert capsys.readouterr().err == f"{endpoint} is enabled\n"
     assert disabled == "disabled: moved away"
     assert rows(capsys, "list")[0][2] == "enabled"
+
+
+def test_endpoint_disabled_again_without_a_reason_keeps_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint, _ = added(capsys)
+
+    for more in ((), ("--reason", "moved away"), ()):
+        assert tunesmith("webhook", "disable", endpoint, *more) == 0
+
+    reasons = ("the operator wants it quiet", "moved away", "moved away")
+    assert capsys.readouterr().err.splitlines() == [f"{endpoint} is disabled: {reason}" for reason in reasons]
+
+
+def test_rotation_that_keeps_no_old_secret_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint, _ = added(capsys)
+
+    assert tunesmith("webhook", "rotate", endpoint, "--hours", "0") == 0
+
+    assert capsys.readouterr().err == f"{endpoint} signs with the new secret, and no longer with the old one\n"
 
 
 def test_rotation_prints_another_secret(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,6 +208,7 @@ def test_removed_endpoint_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert tunesmith("webhook", "remove", endpoint) == 0
 
+    assert capsys.readouterr().err == f"{endpoint} is removed, with its log\n"
     assert rows(capsys, "list") == []
 
 
@@ -248,7 +268,13 @@ def test_url_with_an_at_in_its_path_is_told_what_is_wrong_with_it(capsys: pytest
         (("remove", "hook_9"), "there is no webhook endpoint 'hook_9'"),
         (("rotate", "hook_9"), "there is no webhook endpoint 'hook_9'"),
         (("enable", "hook_9"), "there is no webhook endpoint 'hook_9'"),
-        (("disable", "hook_9", "--reason", ""), "the reason is ''; 1 to 200 printable characters were wanted"),
+        *(
+            (
+                ("disable", "hook_9", "--reason", reason),
+                f"the reason is {reason!r}; 1 to 200 printable characters, not blanks alone, were wanted",
+            )
+            for reason in ("", " ")
+        ),
         (("resend", "msg_9"), "there is no message 'msg_9'"),
     ],
 )

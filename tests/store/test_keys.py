@@ -143,7 +143,8 @@ async def test_a_trainers_tokens_are_revoked_together(database: Database) -> Non
 
     ended = [await keys.revoke_trainer_tokens(database, "trainer-1") for _ in range(2)]
 
-    assert ended == [("trainer-1", 2), ("trainer-1", 0)]
+    assert [each[:2] for each in ended] == [("trainer-1", 2), ("trainer-1", 0)]
+    assert {each[2] for each in ended} == {each.revoked_at for each in await keys.list_trainer_tokens(database)}
     assert [await keys.authenticate_trainer(database, token) for token in tokens] == [None, None]
     with pytest.raises(errors.NotFound, match="there is no token of a trainer 'trainer-2'"):
         await keys.revoke_trainer_tokens(database, "trainer-2")
@@ -152,7 +153,7 @@ async def test_a_trainers_tokens_are_revoked_together(database: Database) -> Non
 async def test_a_token_that_has_leaked_is_revoked_by_itself(database: Database) -> None:
     leaked, other = [await keys.create_trainer_token(database, "trainer-1") for _ in range(2)]
 
-    assert await keys.revoke_trainer_tokens(database, leaked) == ("trainer-1", 1)
+    assert (await keys.revoke_trainer_tokens(database, leaked))[:2] == ("trainer-1", 1)
 
     assert [await keys.authenticate_trainer(database, token) for token in (leaked, other)] == [None, "trainer-1"]
     assert [each.revoked_at is None for each in await keys.list_trainer_tokens(database)] == [False, True]

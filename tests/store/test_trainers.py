@@ -110,11 +110,21 @@ async def test_a_trainer_that_never_connected_cannot_be_drained(database: Databa
         await trainers.resume(database, "trainer-9")
 
 
-@pytest.mark.parametrize("reason", ["", "two\nlines", "x" * 201])
+async def test_a_drain_without_a_reason_of_its_own_keeps_the_one_there_is(database: Database) -> None:
+    await trainers.connect(database, HELLO)
+
+    first = await trainers.drain(database, "trainer-1", "nothing said", keeps=True)
+    await trainers.drain(database, "trainer-1", "a new disk")
+    kept = await trainers.drain(database, "trainer-1", "nothing said", keeps=True)
+
+    assert (first.drain_reason, kept.drain_reason) == ("nothing said", "a new disk")
+
+
+@pytest.mark.parametrize("reason", ["", " ", "two\nlines", "x" * 201])
 async def test_a_reason_fits_a_line(database: Database, reason: str) -> None:
     await trainers.connect(database, HELLO)
 
-    with pytest.raises(ValueError, match="1 to 200 printable characters were wanted"):
+    with pytest.raises(ValueError, match="1 to 200 printable characters, not blanks alone, were wanted"):
         await trainers.drain(database, "trainer-1", reason)
 
     assert await trainers.offers_engine(database, ENGINE)
