@@ -35,7 +35,7 @@ def fragile(tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as the service: a worker may leave the module and come back to it
 def expected(service: Service, pictures: list[Path]) -> str:
     """SHA-256 of the LoRA that nobody disturbed."""
     with service.client() as client:
